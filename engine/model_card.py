@@ -350,7 +350,7 @@ def _check_card(card: ModelCard) -> None:
 
 
 def _parse(values: Mapping[str, Any], folder: Path) -> ModelCard:
-    if values.get("format") != FORMAT:
+    if type(values.get("format")) is not int or values["format"] != FORMAT:
         raise ValueError("it does not say which format it has")
     files = {_as(str, name): _as(str, digest) for name, digest in _table(values, "files").items()}
     missing = [name for name in REQUIRED_FILES if name not in files]

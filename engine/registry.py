@@ -178,9 +178,8 @@ def advice(present: Iterable[Sequence], models: Iterable[ModelCard]) -> str:
             better.append(f"with {sequence.title}, {gains}")
     if not better:
         return ""
-    if now is None:
-        return f"What could be expected: {'; '.join(better)}."
-    return f"Adding a sequence would help: {'; '.join(better)} (Dice)."
+    start = "A sequence has to be added" if now is None else "Adding a sequence would help"
+    return f"{start}: {'; '.join(better)} (Dice)."
 
 
 _TRAIN_OR_INSTALL = "Train one, or install Gliascope again to get those that come with it."
@@ -236,17 +235,18 @@ def _expected(card: ModelCard) -> str:
 
 
 def _gains(now: ModelCard | None, then: ModelCard) -> str:
-    """Which regions a model finds better than another, in words; empty when none, or when nothing was measured."""
+    """What a better model reaches, in words; empty when it is no better, or when one of the two was never measured."""
+    after = then.mean_dice
+    before = None if now is None else now.mean_dice
+    if after is None or (now is not None and (before is None or after - before < _WORTH_SAYING)):
+        return ""
     parts = []
     for region, title in ((WHOLE_TUMOUR, "whole tumour"), (TUMOUR_CORE, "core")):
-        after = then.dice(region)
-        before = None if now is None else now.dice(region)
-        if after is None or (now is not None and before is None):
-            continue
-        if before is None:
-            parts.append(f"{title} {after:.2f}")
-        elif after - before >= _WORTH_SAYING:
-            parts.append(f"{title} {after:.2f} instead of {before:.2f}")
+        reached, had = then.dice(region) or 0.0, 0.0 if now is None else now.dice(region) or 0.0
+        if now is None:
+            parts.append(f"{title} {reached:.2f}")
+        elif abs(reached - had) >= _WORTH_SAYING:  # a loss is said too
+            parts.append(f"{title} {reached:.2f} instead of {had:.2f}")
     return " and ".join(parts)
 
 

@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+from engine import registry
+from engine.errors import BadModel, MissingSequence
+from engine.model_card import REQUIRED_FILES, Architecture, Evaluation, ModelCard, RegionScores, Role
+from engine.volume import Sequence
+
+T1, T1CE, T2, FLAIR = Sequence
+
+
+def card(
+    *sequences: Sequence,
+    role: Role = Role.STUDENT,
+    wt: float | None = 0.7,
+    tc: float = 0.5,
+    name: str = "",
+    title: str = "",
+    patients: int = 10,
+) -> ModelCard:
+    joined = "-".join(sequences)
+    evaluation = None
+    if wt is not None:
+        regions = {"whole_tumour": RegionScores(wt, 0.1), "tumour_core": RegionScores(tc, 0.2)}
+        evaluation = Evaluation("held out by patient", cases=patients, patients=patients, regions=regions)
+    return ModelCard(
+        name=name or f"{joined}-{role}",
+        title=title or f"{' + '.join(s.title for s in sequences)} {role}",
+        version="1",
+        role=role,
+        sequences=sequences,
+        spacing_mm=2.0,
+        window=(80, 96, 80),
+        architecture=Architecture("folded_unet"),
+        evaluation=evaluation,
+    )
+
+
+# What comes with the program: a teacher, a student for each sequence and a baseline, with scores of a realistic order.
+TEACHER = card(*Sequence, role=Role.TEACHER, wt=0.85, tc=0.70, name="teacher", title="teacher of all four")
+S_T1 = card(T1, wt=0.62, tc=0.48)
+S_T1CE = card(T1CE, wt=0.70, tc=0.63)
+S_T2 = card(T2, wt=0.75, tc=0.52)
+S_FLAIR = card(FLAIR, wt=0.79, tc=0.47)
+BASELINE = card(T1, role=Role.BASELINE, wt=0.99, tc=0.99)
+SHIPPED = (BASELINE, S_T1, S_T1CE, S_T2, S_FLAIR, TEACHER)
+
+
+@pytest.mark.parametrize(
+    ("present", "expected"),
+    [
+        ((T1,), S_T1),
+        ((T1CE,), S_T1CE),
+        ((T2,), S_T2),
+        ((FLAIR,), S_FLAIR),
+        ((T1, T1CE), S_T1CE),
+        ((T1, T2), S_T2),
+        ((T1, FLAIR), S_FLAIR),
+        ((T1CE, T2), S_T1CE),
+        ((T1CE, FLAIR), S_T1CE),
+        ((T2, FLAIR), S_T2),
+        ((T1, T1CE, T2), S_T1CE),
+        ((T1, T1CE, FLAIR), S_T1CE),
+        ((T1, T2, FLAIR), S_T2),
+        ((T1CE, T2, FLAIR), S_T1CE),
+        ((T1, T1CE, T2, FLAIR), TEACHER),
+    ],
+)
+def test_every_subset_of_sequences_gets_the_best_model_it_can_feed(
+    present: tuple[Sequence, ...], expected: ModelCard
+) -> None:
+    for models in (SHIPPED, tuple(reversed(SHIPPED))):
+        choice = registry.choose(present, models)
+        assert choice.card is expected
+        unused = [s for s in present if s not in expected.sequences]
+        assert choice.reason.endswith(".")
+        assert choice.reason.count(". ") == 0, "one sentence"
+        assert ("not used" in choice.reason) == bool(unused)
+
+
+def test_all_subsets_are_covered_above() -> None:
+    subsets = [c for n in range(1, 5) for c in combinations(Sequence, n)]
+    assert len(subsets) == 15
+    assert all(registry.choose(s, SHIPPED).card.role != Role.BASELINE for s in subsets)
+
+
+def test_the_reason_for_a_dedicated_model() -> None:
+    assert registry.choose([T1], SHIPPED).reason == (
+        "T1 is here, and the T1 student was made for exactly that "
+        "(Dice whole tumour 0.62, core 0.48 on 10 held-out patients)."
+    )
+    assert registry.choose([FLAIR, T1, T2, T1CE], SHIPPED).reason == (
+        "T1, T1ce, T2 and FLAIR are here, and the teacher of all four was made for exactly that "
+        "(Dice whole tumour 0.85, core 0.70 on 10 held-out patients)."
+    )
+
+
+def test_the_reason_for_the_next_best_says_what_is_not_used() -> None:
+    assert registry.choose([T1, T2], SHIPPED).reason == (
+        "T1 and T2 are here; there is no model for exactly these two, so the T2 student is used "
+        "(Dice whole tumour 0.75, core 0.52 on 10 held-out patients); T1 is not used."
+    )
+    assert registry.choose([T1, T2, FLAIR], SHIPPED).reason == (
+        "T1, T2 and FLAIR are here; there is no model for exactly these three, so the T2 student is used "
+        "(Dice whole tumour 0.75, core 0.52 on 10 held-out patients); T1 and FLAIR are not used."
+    )
+
+
+def test_a_dedicated_model_is_taken_even_where_a_smaller_one_scored_higher() -> None:
+    both = card(T1, FLAIR, wt=0.5, tc=0.3)
+    assert registry.choose([T1, FLAIR], [*SHIPPED, both]).card is both
+
+
+def test_of_two_dedicated_models_the_better_one_is_taken() -> None:
+    better = card(T1, wt=0.66, tc=0.5, name="own")
+    assert registry.choose([T1], [*SHIPPED, better]).card is better
+    assert registry.choose([T1], [better, *SHIPPED]).card is better
+
+
+def test_an_unmeasured_model_is_the_last_resort_and_the_sentence_says_so() -> None:
+    unmeasured = card(T1, T2, wt=None)
+    assert registry.choose([T1, T2, FLAIR], [unmeasured, S_T1]).card is S_T1
+    choice = registry.choose([T1, T2, FLAIR], [unmeasured])
+    assert choice.card is unmeasured
+    assert "(not measured on any patient yet)" in choice.reason
+
+
+def test_one_patient_is_not_patients() -> None:
+    assert registry.choose([T1], [card(T1, patients=1)]).reason.endswith("on 1 held-out patient).")
+
+
+def test_nothing_fits_says_what_to_add() -> None:
+    with pytest.raises(MissingSequence) as caught:
+        registry.choose([T1CE, T2], [S_T1, S_FLAIR, TEACHER])
+    assert str(caught.value) == "No model works with T1ce and T2 alone. Add FLAIR or T1."
+    with pytest.raises(MissingSequence) as caught:
+        registry.choose([T1CE], [TEACHER])
+    assert str(caught.value) == "No model works with T1ce alone. Add T1, T2 and FLAIR."
+
+
+@pytest.mark.parametrize("models", [(), (BASELINE,)])
+def test_no_models_at_all_is_said_plainly(models: tuple[ModelCard, ...]) -> None:
+    with pytest.raises(MissingSequence, match="There is no model to segment with"):
+        registry.choose([T1], models)
+
+
+def test_no_sequences_at_all_is_said_plainly() -> None:
+    with pytest.raises(MissingSequence, match="No sequence is here to segment"):
+        registry.choose([], SHIPPED)
+
+
+def test_advice_names_what_each_further_sequence_would_bring() -> None:
+    assert registry.advice([T1], SHIPPED) == (
+        "Adding a sequence would help: "
+        "with T1ce, whole tumour 0.70 instead of 0.62 and core 0.63 instead of 0.48; "
+        "with T2, whole tumour 0.75 instead of 0.62 and core 0.52 instead of 0.48; "
+        "with FLAIR, whole tumour 0.79 instead of 0.62 and core 0.47 instead of 0.48 (Dice)."
+    )
+    assert registry.advice([T1, T2, FLAIR], SHIPPED) == (
+        "Adding a sequence would help: with T1ce, whole tumour 0.85 instead of 0.75 and core 0.70 instead of 0.52 "
+        "(Dice)."
+    )
+
+
+def test_advice_is_silent_where_nothing_is_to_gain() -> None:
+    assert registry.advice(list(Sequence), SHIPPED) == ""
+    assert registry.advice([T1], [S_T1]) == ""
+    assert registry.advice([T1], []) == ""
+    assert registry.advice([T1], [S_T1, card(FLAIR, wt=0.621, tc=0.48)]) == ""
+
+
+def test_advice_when_nothing_works_yet() -> None:
+    assert registry.advice([T1CE], [S_T1]) == (
+        "A sequence has to be added: with T1, whole tumour 0.62 and core 0.48 (Dice)."
+    )
+
+
+# Folders
+
+
+@pytest.fixture
+def install(tmp_path: Path) -> Callable[..., ModelCard]:
+    def install(model: ModelCard, parent: str = "models", folder: str = "") -> ModelCard:
+        path = tmp_path / parent / (folder or model.name)
+        path.mkdir(parents=True)
+        for name in REQUIRED_FILES:
+            (path / name).write_bytes(f"{model.name} {name}".encode())
+        return model.write(path)
+
+    return install
+
+
+def test_models_of_all_folders_are_listed_by_name(install: Callable[..., ModelCard], tmp_path: Path) -> None:
+    install(S_T2)
+    install(S_T1)
+    install(TEACHER, parent="mine")
+    listing = registry.list_models([tmp_path / "models", tmp_path / "mine", tmp_path / "absent"])
+    assert [m.name for m in listing.models] == ["t1-student", "t2-student", "teacher"]
+    assert listing.problems == ()
+    assert registry.find("T1-Student", listing.models) is listing.models[0]
+
+
+def test_a_broken_model_does_not_hide_the_others(install: Callable[..., ModelCard], tmp_path: Path) -> None:
+    install(S_T1)
+    (install(S_T2).folder / "network.bin").unlink()
+    (tmp_path / "models" / "notes").mkdir()
+    newer = install(S_FLAIR).folder / "model.json"
+    newer.write_text(newer.read_text("utf-8").replace('"format": 1', '"format": 7'), "utf-8")
+    (tmp_path / "models" / ".t1ce-student.part").mkdir()
+    (tmp_path / "models" / "readme.txt").write_text("models")
+    listing = registry.list_models([tmp_path / "models"])
+    assert [m.name for m in listing.models] == ["t1-student"]
+    sentences = [str(problem) for problem in listing.problems]
+    assert len(sentences) == 3
+    assert "made for a newer Gliascope" in sentences[0]
+    assert "The folder notes is not a model" in sentences[1]
+    assert "The model in t2-student is incomplete (network.bin is missing)." in sentences[2]
+
+
+def test_two_models_of_one_name_are_not_mixed_up(install: Callable[..., ModelCard], tmp_path: Path) -> None:
+    first = install(S_T1)
+    install(S_T1, parent="mine", folder="copy")
+    listing = registry.list_models([tmp_path / "models", tmp_path / "mine"])
+    assert [m.folder for m in listing.models] == [first.folder]
+    assert "another one" in str(listing.problems[0])
+
+
+def test_an_intact_model_is_verified(install: Callable[..., ModelCard]) -> None:
+    registry.verify(install(S_T1))
+
+
+@pytest.mark.parametrize("name", REQUIRED_FILES)
+def test_a_changed_file_is_named_and_refused(install: Callable[..., ModelCard], name: str) -> None:
+    model = install(S_T1)
+    (model.folder / name).write_bytes(b"x" + (model.folder / name).read_bytes()[1:])
+    with pytest.raises(BadModel) as caught:
+        registry.verify(model)
+    assert str(caught.value).startswith(f"{name} of the T1 student is not the file the model was published with")
+
+
+def test_a_removed_file_is_named_and_refused(install: Callable[..., ModelCard]) -> None:
+    model = install(S_T1)
+    (model.folder / "network.xml").unlink()
+    with pytest.raises(BadModel, match=r"network\.xml is missing"):
+        registry.verify(model)
+
+
+def test_listing_hashes_nothing(
+    install: Callable[..., ModelCard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(S_T1)
+    monkeypatch.setattr(registry, "sha256", None)
+    assert registry.list_models([tmp_path / "models"]).models
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(BadModel, match=r'no model called "t3"\. Choose one of: t1-student, teacher\.'):
+        registry.find("t3", [TEACHER, S_T1])
+
+
+def test_a_name_whose_folder_is_broken_says_what_is_wrong_with_it(
+    install: Callable[..., ModelCard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (install(S_T1).folder / "network.bin").unlink()
+    monkeypatch.setattr(registry, "folders", lambda: [tmp_path / "models"])
+    with pytest.raises(BadModel, match=r"network\.bin is missing"):
+        registry.find("t1-student")
+
+
+def test_the_users_own_models_lie_in_their_data_folder() -> None:
+    shipped, own = registry.folders()
+    assert shipped.parts[-2:] == ("assets", "models")
+    assert own.name == "models"
+    assert "Gliascope" in own.parts
+
+
+def test_listing_imports_neither_torch_nor_openvino() -> None:
+    code = (
+        "import sys; from engine import registry; registry.list_models();"
+        "print(sorted({'torch', 'monai', 'openvino', 'scipy', 'PySide6'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_shipped_models_can_all_be_used_and_are_what_was_published() -> None:
+    listing = registry.list_models([registry.SHIPPED])
+    assert listing.problems == ()
+    for model in listing.models:
+        registry.verify(model)
+        assert model.folder.name == model.name
+        size = sum(path.stat().st_size for path in model.folder.iterdir())
+        assert size < 20e6, "weights stay small"
+        assert replace(model, files={}).evaluation is not None, "every shipped model says how good it is"
