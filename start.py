@@ -1,0 +1,620 @@
+"""Start Gliascope on a machine that has nothing but Python 3.11 or newer.
+
+    python3 start.py                      opens the app on the demo patient and segments it
+    python3 start.py scans/patient_7      opens the app on these files or folders
+    python3 start.py segment DIR --out X  any command of gliascope
+    python3 start.py test                 ruff, mypy, import-linter and pytest
+
+The first start makes ``.venv`` beside this file and installs the exact releases named in ``constraints.txt`` into it;
+later ones only look at a stamp. Standard library only, and written so that an old Python can still read it and say so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import platform
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+STAMP = VENV / "gliascope-stamp.json"
+# Written before pip begins and removed when it is done: finding it means that an installation was interrupted, and
+# pip cannot tell a half-unpacked package from a whole one.
+UNFINISHED = VENV / "gliascope-unfinished"
+LOG = VENV / "gliascope-install.log"
+
+OLDEST_PYTHON = (3, 11)
+FREE_GB = 3.0
+# Commands that never open a window, so that a machine without Qt's system libraries can still segment.
+WINDOWLESS = {"segment", "models", "evaluate", "train", "self-test", "--help", "-h", "--version"}
+
+
+class Stop(Exception):
+    """The start cannot go on; the one sentence the user needs to read."""
+
+
+# --- what this machine has --------------------------------------------------------------------------------------------
+
+
+class Library(NamedTuple):
+    """A system library Qt loads, and the package that brings it, by package manager."""
+
+    file: str
+    apt: str
+    dnf: str
+    pacman: str
+
+
+LIBRARIES = (
+    Library("libEGL.so.1", "libegl1", "libglvnd-egl", "libglvnd"),
+    Library("libGL.so.1", "libgl1", "libglvnd-glx", "libglvnd"),
+    Library("libfontconfig.so.1", "libfontconfig1", "fontconfig", "fontconfig"),
+    Library("libxkbcommon.so.0", "libxkbcommon0", "libxkbcommon", "libxkbcommon"),
+    Library("libdbus-1.so.3", "libdbus-1-3", "dbus-libs", "dbus"),
+    Library("libglib-2.0.so.0", "libglib2.0-0", "glib2", "glib2"),
+    Library("libX11.so.6", "libx11-6", "libX11", "libx11"),
+)
+SCREEN_LIBRARIES = (
+    Library("libxcb-cursor.so.0", "libxcb-cursor0", "xcb-util-cursor", "xcb-util-cursor"),
+    Library("libxcb-icccm.so.4", "libxcb-icccm4", "xcb-util-wm", "xcb-util-wm"),
+    Library("libxcb-image.so.0", "libxcb-image0", "xcb-util-image", "xcb-util-image"),
+    Library("libxcb-keysyms.so.1", "libxcb-keysyms1", "xcb-util-keysyms", "xcb-util-keysyms"),
+    Library("libxcb-randr.so.0", "libxcb-randr0", "libxcb", "libxcb"),
+    Library("libxcb-render-util.so.0", "libxcb-render-util0", "xcb-util-renderutil", "xcb-util-renderutil"),
+    Library("libxcb-shape.so.0", "libxcb-shape0", "libxcb", "libxcb"),
+    Library("libxcb-util.so.1", "libxcb-util1", "xcb-util", "xcb-util"),
+    Library("libxcb-xkb.so.1", "libxcb-xkb1", "libxcb", "libxcb"),
+    Library("libX11-xcb.so.1", "libx11-xcb1", "libX11-xcb", "libx11"),
+    Library("libxkbcommon-x11.so.0", "libxkbcommon-x11-0", "libxkbcommon-x11", "libxkbcommon-x11"),
+)
+INSTALL = {"apt": "apt-get install -y", "dnf": "dnf install -y", "pacman": "pacman -S --needed --noconfirm"}
+
+
+def _loads(file: str) -> bool:
+    try:
+        ctypes.CDLL(file)
+    except OSError:
+        return False
+    return True
+
+
+def missing_libraries(screen: bool) -> list[Library]:
+    """The system libraries that Qt needs and this Linux does not have.
+
+    Args:
+        screen: Whether a real window will open; off screen needs fewer.
+    """
+    if not sys.platform.startswith("linux"):
+        return []
+    return [library for library in LIBRARIES + (SCREEN_LIBRARIES if screen else ()) if not _loads(library.file)]
+
+
+def install_command(missing: Sequence[Library]) -> str:
+    """The one command that installs ``missing`` here; empty when this system's package manager is unknown."""
+    for manager, words in INSTALL.items():
+        program = words.split()[0]
+        if shutil.which(program):
+            packages = sorted({getattr(library, manager) for library in missing})
+            # Root needs no sudo, and containers often have none.
+            sudo = "" if os.geteuid() == 0 else "sudo "
+            return f"{sudo}{words} {' '.join(packages)}"
+    return ""
+
+
+def require_libraries(words: Sequence[str]) -> None:
+    """Name every missing system library at once, with the command that installs them.
+
+    Raises:
+        Stop: Something is missing that the command in ``words`` needs.
+    """
+    if words and words[0] in WINDOWLESS:
+        return
+    # Wayland sessions nearly always offer an X display too, which is what Qt falls back to.
+    missing = missing_libraries(screen=bool(os.environ.get("DISPLAY")) and words[:1] != ["test"])
+    if not missing:
+        return
+    files = ", ".join(library.file for library in missing)
+    command = install_command(missing)
+    raise Stop(
+        f"The window needs system libraries that are not installed here ({files}). "
+        + (f"Install them with: {command}" if command else "Install them with your system's package manager.")
+    )
+
+
+def require_python() -> None:
+    """Refuse an old Python, naming a newer one that is already here.
+
+    Raises:
+        Stop: This Python is too old.
+    """
+    if sys.version_info[:2] >= OLDEST_PYTHON:
+        return
+    this = ".".join(map(str, sys.version_info[:3]))
+    newer = next((name for minor in (14, 13, 12, 11) for name in [f"python3.{minor}"] if shutil.which(name)), None)
+    raise Stop(
+        f"Gliascope needs Python 3.11 or newer and this is {this}. "
+        + (
+            f"A newer one is here; start it with: {newer} start.py"
+            if newer
+            else "Install a newer Python from python.org or your system's packages and start again with it."
+        )
+    )
+
+
+def require_platform() -> None:
+    """Refuse a system for which the packages below Gliascope are not made, before downloading anything.
+
+    Raises:
+        Stop: There are no ready-made packages for this system.
+    """
+    machine = platform.machine().lower()
+    if sys.platform == "darwin":
+        major = int((platform.mac_ver()[0] or "0").split(".")[0])
+        if machine != "arm64" or major < 14:
+            raise Stop("Gliascope needs macOS 14 or newer on Apple silicon, with a Python built for it.")
+    elif sys.platform == "win32":
+        if machine not in ("amd64", "x86_64") or sys.maxsize < 2**32:
+            raise Stop("Gliascope needs 64-bit Windows and the 64-bit (x86-64) Python from python.org.")
+    else:
+        name, release = platform.libc_ver()
+        numbers = tuple(int(part) for part in release.split(".")[:2] if part.isdigit())
+        if name != "glibc" or numbers < (2, 34):
+            here = f"{name} {release}".strip() or "another C library"
+            raise Stop(
+                f"Gliascope needs a Linux with glibc 2.34 or newer and this one has {here}. "
+                "Ubuntu 22.04, Debian 12, Fedora 35, RHEL 9 and later have it."
+            )
+
+
+# --- the environment --------------------------------------------------------------------------------------------------
+
+
+def venv_program(name: str) -> Path:
+    """Path of a program inside ``.venv``, on this system."""
+    return VENV / "Scripts" / f"{name}.exe" if os.name == "nt" else VENV / "bin" / name
+
+
+def requirements(test: bool) -> list[str]:
+    """The packages to install by name, from ``pyproject.toml``.
+
+    Args:
+        test: Whether the test tools are wanted too.
+    """
+    import tomllib  # from Python 3.11 on; this file is read by older ones too
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names: list[str] = list(project["dependencies"])
+    return names + list(project["optional-dependencies"]["test"]) if test else names
+
+
+def fingerprint(test: bool) -> str:
+    """A hash of everything that decides what an installation holds."""
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    return hashlib.sha256("\n".join([text, *requirements(test)]).encode()).hexdigest()
+
+
+def _python_version() -> str:
+    return f"{platform.python_implementation()} {platform.python_version()}"
+
+
+def read_stamp() -> dict[str, str]:
+    """What the last finished installation wrote; empty when there is none that can be used from here."""
+    try:
+        stamp = json.loads(STAMP.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    # Paths are written into an environment when it is made, so one that was moved along with its folder is no good.
+    sound = (
+        isinstance(stamp, dict)
+        and stamp.get("folder") == str(ROOT)
+        and stamp.get("python") == _python_version()
+        and venv_program("python").exists()
+        and not UNFINISHED.exists()
+    )
+    return stamp if sound else {}
+
+
+def is_ready(test: bool) -> bool:
+    """Whether everything is installed already; the whole check of an ordinary start."""
+    stamp = read_stamp()
+    return stamp.get("app") == fingerprint(test=False) and (not test or stamp.get("test") == fingerprint(test=True))
+
+
+@contextlib.contextmanager
+def _only_one() -> Iterator[None]:
+    """Two starts at once (a second double-click) must not install into one folder together."""
+    try:
+        lock = (ROOT / ".venv.lock").open("a+b")
+    except OSError as error:
+        raise Stop(
+            f"Nothing can be installed into {ROOT} ({error.strerror}). "
+            "Copy Gliascope's folder to a place that is yours and start it there."
+        ) from error
+    with lock:
+        waiting = False
+        while not _try_lock(lock.fileno()):
+            if not waiting:
+                say("Another start of Gliascope is installing; waiting for it.")
+                waiting = True
+            time.sleep(0.5)
+        yield
+
+
+def _try_lock(file: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def install(test: bool) -> None:
+    """Make ``.venv`` or bring it up to date.
+
+    Args:
+        test: Whether the test tools are wanted too.
+
+    Raises:
+        Stop: It cannot be done, in one sentence.
+    """
+    with _only_one():
+        if is_ready(test):  # somebody else finished it while we waited
+            return
+        began = time.monotonic()
+        if VENV.exists() and any(VENV.iterdir()) and not read_stamp():
+            _clear_away()
+        if shutil.disk_usage(ROOT).free < FREE_GB * 1e9:
+            free = shutil.disk_usage(ROOT).free / 1e9
+            raise Stop(
+                f"There is too little room on the disk of {ROOT} ({free:.1f} GB free, {FREE_GB:.0f} GB needed). "
+                "Make room there, or move Gliascope's folder to another disk."
+            )
+        try:
+            VENV.mkdir(exist_ok=True)
+            UNFINISHED.touch()
+            if not STAMP.exists():
+                _make_environment()
+            _pip_install(requirements(test))
+            _write_down(test)
+        except OSError as error:
+            raise Stop(f"{error.filename or VENV} could not be written ({error.strerror}). {_MORE_ROOM}") from error
+        say(f"Everything is installed ({time.monotonic() - began:.0f} s). The next start takes a moment only.")
+
+
+_MORE_ROOM = "Check the free space and the permissions of Gliascope's folder, then start again."
+
+
+def _clear_away() -> None:
+    if not (UNFINISHED.exists() or STAMP.exists()):
+        raise Stop(f"The folder {VENV} was not made by this program. Move it away or delete it, then start again.")
+    if UNFINISHED.exists():
+        say("The last installation did not finish; making it anew.")
+    else:
+        say("Python or this folder has changed since the last start; installing anew.")
+    try:
+        # The mark goes last: were this stopped half-way, the rest would otherwise look like somebody else's.
+        for entry in sorted(VENV.iterdir(), key=lambda path: path == UNFINISHED):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+    except OSError as error:
+        raise Stop(
+            f"{error.filename} could not be removed ({error.strerror}). Close any open Gliascope and start again."
+        ) from error
+
+
+def _make_environment() -> None:
+    from importlib.util import find_spec
+
+    say(f"Setting up Gliascope in {VENV} (first start only).")
+    if find_spec("venv") is None or find_spec("ensurepip") is None:
+        package = f"python3.{sys.version_info[1]}-venv"
+        how = f"Install it with: {'' if os.name == 'nt' or os.geteuid() == 0 else 'sudo '}apt-get install -y {package}"
+        raise Stop(
+            "This Python comes without its venv module. "
+            + (how if shutil.which("apt-get") else "Install the complete Python from python.org and start again.")
+        )
+    done = subprocess.run(
+        [sys.executable, "-I", "-m", "venv", str(VENV)], capture_output=True, text=True, errors="replace"
+    )
+    if done.returncode:
+        _raise_install_failure(done.stdout + done.stderr)
+
+
+def _write_down(test: bool) -> None:
+    # Puts app, engine and trainer on the environment's path without an installation that could go stale.
+    purelib = subprocess.run(
+        [str(venv_program("python")), "-I", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    (Path(purelib) / "gliascope.pth").write_text(f"{ROOT}\n", encoding="utf-8")
+    stamp = {"folder": str(ROOT), "python": _python_version(), "app": fingerprint(test=False)}
+    if test:
+        stamp["test"] = fingerprint(test=True)
+    fresh = STAMP.with_suffix(".new")
+    fresh.write_text(json.dumps(stamp, indent=1), encoding="utf-8")
+    fresh.replace(STAMP)
+    UNFINISHED.unlink()
+
+
+def _pip_install(names: Sequence[str]) -> None:
+    # Downloads land beside what is installed: /tmp is often small, and their growth is what progress is read from.
+    scratch = VENV / "download"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    environment = {**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch), "PIP_USER": "0"}
+    command = [str(venv_program("python")), "-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
+    # Ready-made packages only: a compiler is the last thing to ask for.
+    command += ["--only-binary=:all:", "--constraint", str(ROOT / "constraints.txt"), *names]
+    pip = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    try:
+        text = _follow(pip, scratch)
+    except BaseException:
+        pip.terminate()
+        pip.wait()
+        raise
+    shutil.rmtree(scratch, ignore_errors=True)
+    LOG.write_text(text, encoding="utf-8")
+    if pip.returncode:
+        _raise_install_failure(text)
+
+
+def _follow(pip: subprocess.Popen[str], scratch: Path) -> str:
+    """Show in plain words how far pip is, until it ends; returns all it said."""
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        assert pip.stdout is not None
+        for line in pip.stdout:
+            lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    said: list[str] = []
+    report = _Report()
+    progress = _PipProgress(scratch)
+    ended = False
+    while not ended:
+        try:
+            line = lines.get(timeout=0.25)
+        except queue.Empty:
+            line = ""
+        if line is None:
+            ended = True
+        elif line:
+            said.append(line)
+            progress.read(line)
+        report.show(progress.sentence())
+    pip.wait()
+    report.end()
+    return "".join(said)
+
+
+class _PipProgress:
+    """What pip is at, told from the lines it prints and the files it leaves.
+
+    Args:
+        scratch: The folder pip downloads into.
+    """
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        self._found: set[str] = set()
+        self._now = ""
+        self._before = 0
+        self._to_install = 0
+
+    def read(self, line: str) -> None:
+        """Take in one line of pip's."""
+        words = line.split()
+        if words[:1] == ["Collecting"] and len(words) > 1:
+            self._found.add(re.split(r"[^\w.-]|==|[<>=!~]", words[1])[0].lower())
+        elif words[:1] == ["Downloading"] and ".whl" in line and ".metadata" not in line and len(words) > 1:
+            size = re.search(r"\(([\d.]+ [kMG]?B)\)", line)
+            self._now = words[1].rsplit("/", 1)[-1].split("-")[0] + (f" ({size.group(1)})" if size else "")
+        elif line.startswith("Installing collected packages:"):
+            self._to_install = line.count(",") + 1
+            self._before = self._installed()
+
+    def sentence(self) -> str:
+        """Where it is now."""
+        if self._to_install:
+            done = min(self._to_install, max(0, self._installed() - self._before))
+            return f"Installing: {done} of {self._to_install} packages"
+        megabytes = _size_of(self._scratch) / 1e6
+        if self._now and megabytes > 1:
+            return f"Downloading {self._now}: {megabytes:.0f} MB in all so far"
+        return f"Finding packages: {len(self._found)}" if self._found else "Asking which packages are here"
+
+    def _installed(self) -> int:
+        return sum(1 for _ in VENV.glob("[Ll]ib*/**/site-packages/*.dist-info/RECORD"))
+
+
+def _size_of(folder: Path) -> int:
+    total = 0
+    for where, _, files in os.walk(folder):
+        for file in files:
+            with contextlib.suppress(OSError):  # pip moves files while we look
+                total += os.stat(os.path.join(where, file)).st_size
+    return total
+
+
+NO_NETWORK = re.compile(
+    r"NewConnectionError|name resolution|getaddrinfo|ConnectTimeout|ReadTimeout|Read timed out|Network is unreachable"
+    r"|ProxyError|Connection refused|Connection reset|Max retries|No route to host|RemoteDisconnected"
+    r"|Could not fetch URL|Tunnel connection failed",
+    re.IGNORECASE,
+)
+
+
+def _raise_install_failure(text: str) -> None:
+    """Turn what pip or venv said into the one sentence that helps."""
+    if re.search(r"No space left|Errno 28|WinError 112|Disk quota", text):
+        raise Stop(
+            f"The disk filled up while installing into {VENV}. Make room (3 GB; 10 GB on a Linux with an NVIDIA GPU) "
+            "and start again."
+        )
+    if re.search(r"CERTIFICATE_VERIFY_FAILED|SSLError|SSLCertVerification", text):
+        raise Stop(
+            "The package index answers with a certificate this Python does not trust, as behind an inspecting proxy. "
+            "Set PIP_CERT to your organisation's certificate file and start again."
+        )
+    if NO_NETWORK.search(text):
+        raise Stop(
+            "The package index could not be reached, so nothing could be installed. Check the network, or set "
+            "HTTPS_PROXY if your organisation uses a proxy, and start again."
+        )
+    none = re.search(r"No matching distribution found for (\S+)", text)
+    if none:
+        raise Stop(
+            f"There is no ready-made package {none.group(1)} for Python {platform.python_version()} on this system. "
+            f"Start again with one of Python 3.11 to 3.14 from python.org. The whole log is {LOG}."
+        )
+    if re.search(r"Permission denied|Errno 13|Access is denied", text):
+        raise Stop(f"A file in {VENV} could not be written. Close any open Gliascope and start again.")
+    last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
+    raise Stop(f"The installation stopped ({last}). The whole log is {LOG}.")
+
+
+# --- talking ----------------------------------------------------------------------------------------------------------
+
+
+def say(sentence: str) -> None:
+    """Print one sentence; to stderr, as stdout belongs to the command that is started."""
+    print(sentence, file=sys.stderr, flush=True)
+
+
+class _Report:
+    """One line that changes in a terminal; a new line now and then where it cannot."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._last = ""
+        self._when = 0.0
+
+    def show(self, sentence: str) -> None:
+        if sentence == self._last:
+            return
+        if self._live:
+            width = shutil.get_terminal_size().columns - 1
+            print("\r" + f"  {sentence}"[:width].ljust(width), end="", file=sys.stderr, flush=True)
+            self._last = sentence
+        elif time.monotonic() - self._when > 5:
+            say(f"  {sentence}")
+            self._last, self._when = sentence, time.monotonic()
+
+    def end(self) -> None:
+        if self._live and self._last:
+            print("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r", end="", file=sys.stderr, flush=True)
+
+
+# --- starting ---------------------------------------------------------------------------------------------------------
+
+
+def start_app(words: Sequence[str]) -> int:
+    """Become ``gliascope WORDS``; returns its exit code where the system cannot replace a process."""
+    # Isolated: PYTHONPATH and a package named like one of ours in the working folder must not get in the way.
+    command = [str(venv_program("python")), "-I", "-m", "app", *words]
+    if os.name == "posix":
+        sys.stdout.flush()
+        os.execv(command[0], command)
+    return _call(command, Path.cwd())
+
+
+def _call(command: Sequence[str], folder: Path) -> int:
+    """Run to the end, whatever the keyboard does: Ctrl-C reaches the child too, which knows how to end."""
+    process = subprocess.Popen(command, cwd=folder)
+    interrupted = False
+    while True:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            interrupted = True
+        else:
+            return 130 if interrupted else code
+
+
+def run_tests(words: Sequence[str]) -> int:
+    """Run every check and then pytest, whose summary is the last line.
+
+    Args:
+        words: Passed to pytest.
+
+    Returns:
+        0 when all passed; else pytest's own code if it failed, or 1.
+    """
+    python = [str(venv_program("python")), "-I", "-m"]
+    checks = {
+        "ruff check": [*python, "ruff", "check"],
+        "ruff format": [*python, "ruff", "format", "--check"],
+        "mypy": [*python, "mypy"],
+        "import-linter": [str(venv_program("lint-imports"))],
+    }
+    failed = []
+    for name, command in checks.items():
+        say(f"== {name}")
+        code = _call(command, ROOT)
+        if code == 130:
+            return 130
+        if code:
+            failed.append(name)
+    say(f"== Failed before the tests: {', '.join(failed)}" if failed else "== All checks passed; now the tests")
+    code = _call([*python, "pytest", *words], ROOT)
+    return code or (1 if failed else 0)
+
+
+def main(words: Sequence[str]) -> int:
+    """Install what is missing, then start; returns the exit code."""
+    try:
+        require_python()
+        require_platform()
+        words = list(words)
+        test = words[:1] == ["test"]
+        if not is_ready(test):
+            install(test)
+        require_libraries(words)
+    except Stop as stop:
+        say(str(stop))
+        return 2
+    except KeyboardInterrupt:
+        say("\nStopped. Start again to go on.")
+        return 130
+    if test:
+        return run_tests(words[1:])
+    return start_app(words or ["demo"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
