@@ -441,9 +441,10 @@ class _PipProgress:
         words = line.split()
         if words[:1] == ["Collecting"] and len(words) > 1:
             self._found.add(re.split(r"[^\w.-]|==|[<>=!~]", words[1])[0].lower())
-        elif words[:1] == ["Downloading"] and ".whl" in line and ".metadata" not in line and len(words) > 1:
+        elif words[:1] in (["Downloading"], ["Using"], ["Processing"]) and ".whl" in line and ".metadata" not in line:
+            file = next(word for word in words if ".whl" in word)
             size = re.search(r"\(([\d.]+ [kMG]?B)\)", line)
-            self._now = words[1].rsplit("/", 1)[-1].split("-")[0] + (f" ({size.group(1)})" if size else "")
+            self._now = re.split(r"[/\\]", file)[-1].split("-")[0] + (f" ({size.group(1)})" if size else "")
         elif line.startswith("Installing collected packages:"):
             self._to_install = line.count(",") + 1
             self._before = self._installed()
@@ -455,11 +456,12 @@ class _PipProgress:
             return f"Installing: {done} of {self._to_install} packages"
         megabytes = _size_of(self._scratch) / 1e6
         if self._now and megabytes > 1:
-            return f"Downloading {self._now}: {megabytes:.0f} MB in all so far"
+            return f"Fetching {self._now}; {megabytes:.0f} MB in all so far"
         return f"Finding packages: {len(self._found)}" if self._found else "Asking which packages are here"
 
     def _installed(self) -> int:
-        return sum(1 for _ in VENV.glob("[Ll]ib*/**/site-packages/*.dist-info/RECORD"))
+        folders = [*VENV.glob("lib/python3*/site-packages"), *VENV.glob("Lib/site-packages")]
+        return len({name for folder in folders for name in os.listdir(folder) if name.endswith(".dist-info")})
 
 
 def _size_of(folder: Path) -> int:
