@@ -1,0 +1,1 @@
+"""Volumes in space, reading, preparing, models, inference, metrics and export. No Qt anywhere below here."""

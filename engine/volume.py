@@ -1,0 +1,248 @@
+"""Arrays with their place in space: a volume never travels without its grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import GridMismatch
+
+FloatArray = NDArray[np.float32]
+LabelArray = NDArray[np.uint8]
+Affine = NDArray[np.float64]
+
+TUMOUR_CORE = 1
+REST_OF_WHOLE_TUMOUR = 2
+
+
+class Sequence(StrEnum):
+    """The four MRI sequences Gliascope knows, in the order they are listed everywhere."""
+
+    T1 = "t1"
+    T1CE = "t1ce"
+    T2 = "t2"
+    FLAIR = "flair"
+
+    @property
+    def title(self) -> str:  # type: ignore[override]  # a name to show; nobody title-cases a sequence
+        """The name as the field writes it: T1, T1ce, T2, FLAIR."""
+        return {"t1": "T1", "t1ce": "T1ce", "t2": "T2", "flair": "FLAIR"}[self.value]
+
+
+def in_words(sequences: Iterator[Sequence] | tuple[Sequence, ...] | list[Sequence] | frozenset[Sequence]) -> str:
+    """Name sequences in their fixed order: ``"T1"``, ``"T1 and FLAIR"``, ``"T1, T2 and FLAIR"``."""
+    present = set(sequences)
+    titles = [sequence.title for sequence in Sequence if sequence in present]
+    if len(titles) < 2:
+        return "".join(titles)
+    return ", ".join(titles[:-1]) + " and " + titles[-1]
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where the voxels of an array ``(I, J, K)`` lie.
+
+    Attributes:
+        shape: Number of voxels along each axis, ``(I, J, K)``.
+        affine: ``(4, 4)`` float64, voxel indices -> world in mm, RAS+ (x to the patient's right, y to the front,
+            z to the head).
+
+    Raises:
+        ValueError: The shape is not three positive numbers, or the affine is singular or not finite.
+    """
+
+    shape: tuple[int, int, int]
+    affine: Affine
+
+    def __post_init__(self) -> None:
+        shape = tuple(int(n) for n in self.shape)
+        if len(shape) != 3 or min(shape) < 1:
+            raise ValueError(f"a grid needs three positive sizes, got {self.shape}")
+        affine = np.array(self.affine, dtype=np.float64)
+        if affine.shape != (4, 4):
+            raise ValueError(f"an affine is (4, 4), got {affine.shape}")
+        if not np.isfinite(affine).all():
+            raise ValueError("the affine holds values that are not finite")
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        # Compare with the product of spacings: a determinant alone is small for small voxels, not only singular ones.
+        if spacing.min() <= 0 or abs(np.linalg.det(affine[:3, :3])) < 1e-4 * spacing.prod():
+            raise ValueError("the affine is singular")
+        affine.setflags(write=False)
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "affine", affine)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxels along each array axis, in mm."""
+        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(i), float(j), float(k)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in ml; exact for sheared grids too."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+    @property
+    def orientation(self) -> str:
+        """The anatomical direction each array axis points to, e.g. ``"LPS"`` (nearest, for oblique grids)."""
+        axes, signs = self.nearest_axes()
+        return "".join(("RAS" if sign > 0 else "LPI")[axis] for axis, sign in zip(axes, signs, strict=True))
+
+    def nearest_axes(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """For each array axis, the world axis it is nearest to (0 x, 1 y, 2 z; each used once) and its sign."""
+        direction = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
+        # The rotation nearest to the directions decides ties of oblique and sheared grids as nibabel does.
+        u, _, v = np.linalg.svd(direction)
+        nearest = u @ v
+        strength = np.abs(nearest)
+        axes = [-1, -1, -1]
+        for _ in range(3):
+            world, array = np.unravel_index(np.argmax(strength), (3, 3))
+            axes[int(array)] = int(world)
+            strength[world, :] = -1
+            strength[:, array] = -1
+        signs = tuple(1 if nearest[axes[a], a] > 0 else -1 for a in range(3))
+        return (axes[0], axes[1], axes[2]), (signs[0], signs[1], signs[2])
+
+    def same_as(self, other: Grid, tolerance_mm: float = 0.1) -> bool:
+        """Whether both grids put every voxel at the same place, within ``tolerance_mm`` at the corners."""
+        if self.shape != other.shape:
+            return False
+        corners = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * (np.array(self.shape) - 1)
+        return float(np.abs(self.to_world(corners) - other.to_world(corners)).max()) <= tolerance_mm
+
+    def to_world(self, voxels: NDArray[np.generic]) -> NDArray[np.float64]:
+        """World positions ``(N, 3)`` in mm of voxel indices ``(N, 3)`` (fractions allowed)."""
+        points = np.asarray(voxels, dtype=np.float64)
+        return points @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    def to_voxel(self, world: NDArray[np.generic]) -> NDArray[np.float64]:
+        """Voxel indices ``(N, 3)`` (with fractions) of world positions ``(N, 3)`` in mm."""
+        points = np.asarray(world, dtype=np.float64)
+        return (points - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One MRI volume.
+
+    Attributes:
+        data: ``(I, J, K)`` float32, finite, in the file's own voxel order.
+        grid: Where the voxels lie.
+        sequence: Which sequence it is; ``None`` while unknown.
+        source: The file it came from, for messages and provenance; ``None`` for made volumes.
+        oriented: False when the file said nothing about orientation and the affine is a guess.
+    """
+
+    data: FloatArray
+    grid: Grid
+    sequence: Sequence | None = None
+    source: Path | None = None
+    oriented: bool = True
+
+    def __post_init__(self) -> None:
+        if self.data.shape != self.grid.shape:
+            raise ValueError(f"data {self.data.shape} does not fit its grid {self.grid.shape}")
+
+    @property
+    def name(self) -> str:
+        """The file's name, or the sequence's, for messages."""
+        if self.source is not None:
+            return self.source.name
+        return self.sequence.title if self.sequence else "volume"
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMap:
+    """A segmentation: one small integer a voxel.
+
+    Attributes:
+        data: ``(I, J, K)`` uint8. Gliascope's own: 0 nothing, 1 tumour core, 2 rest of the whole tumour.
+        grid: Where the voxels lie.
+        source: The file it came from, if any.
+    """
+
+    data: LabelArray
+    grid: Grid
+    source: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.data.shape != self.grid.shape:
+            raise ValueError(f"data {self.data.shape} does not fit its grid {self.grid.shape}")
+        if self.data.dtype != np.uint8:
+            raise ValueError(f"a label map is uint8, got {self.data.dtype}")
+
+    @property
+    def whole_tumour(self) -> NDArray[np.bool_]:
+        """``(I, J, K)`` bool: any label."""
+        return np.greater(self.data, 0)
+
+    @property
+    def tumour_core(self) -> NDArray[np.bool_]:
+        """``(I, J, K)`` bool: label 1."""
+        return self.data == TUMOUR_CORE
+
+    def ml(self, mask: NDArray[np.bool_]) -> float:
+        """Volume in ml of the voxels in ``mask``."""
+        return float(np.count_nonzero(mask)) * self.grid.voxel_ml
+
+
+@dataclass(frozen=True, eq=False)
+class Subject(Mapping[Sequence, Volume]):
+    """The sequences of one patient, all on one grid.
+
+    Attributes:
+        name: What to call the patient in outputs.
+        volumes: One volume a sequence.
+
+    Raises:
+        ValueError: There is no volume at all.
+        GridMismatch: A volume lies on another grid than the first; both files are named.
+    """
+
+    name: str
+    volumes: Mapping[Sequence, Volume] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.volumes:
+            raise ValueError("a subject needs at least one volume")
+        object.__setattr__(self, "volumes", {s: self.volumes[s] for s in Sequence if s in self.volumes})
+        reference, *others = self.volumes.values()
+        for other in others:
+            if not reference.grid.same_as(other.grid):
+                raise GridMismatch(
+                    f"{other.name} does not lie on the grid of {reference.name}",
+                    _difference(reference.grid, other.grid),
+                    f"Resample it onto {reference.name}, or leave it out.",
+                )
+
+    def __getitem__(self, sequence: Sequence) -> Volume:
+        return self.volumes[sequence]
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return iter(self.volumes)
+
+    def __len__(self) -> int:
+        return len(self.volumes)
+
+    @property
+    def grid(self) -> Grid:
+        """The grid all volumes share."""
+        return next(iter(self.volumes.values())).grid
+
+    def only(self, sequences: tuple[Sequence, ...]) -> Subject:
+        """The same patient with these sequences and no others, so that nothing of the rest can leak."""
+        return Subject(self.name, {s: self.volumes[s] for s in sequences})
+
+
+def _difference(a: Grid, b: Grid) -> str:
+    if a.shape != b.shape:
+        return " x ".join(map(str, b.shape)) + " voxels against " + " x ".join(map(str, a.shape))
+    first, last = np.zeros((1, 3)), np.array([a.shape]) - 1
+    apart = max(float(np.linalg.norm(a.to_world(p) - b.to_world(p))) for p in (first, last))
+    return f"same size, but up to {apart:.1f} mm apart"
