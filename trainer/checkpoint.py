@@ -1,0 +1,123 @@
+"""State on disk: a run killed at any moment goes on as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from engine import networks
+from engine.errors import UserError
+from trainer.config import TrainConfig
+
+CONFIG = "config.json"
+STATE = "state.safetensors"
+WEIGHTS = "weights.safetensors"
+
+
+def save_state(
+    folder: Path, step: int, network: torch.nn.Module, average: dict[str, torch.Tensor], optimiser: torch.optim.AdamW
+) -> Path:
+    """Write everything needed to go on after ``step``, replacing the last state only once the new one is whole."""
+    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+    tensors |= {f"average.{name}": value for name, value in average.items()}
+    for index, entry in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in entry.items()}
+    path = folder / STATE
+    _write(path, tensors, {"step": str(step)})
+    return path
+
+
+def load_state(
+    folder: Path, network: torch.nn.Module, average: dict[str, torch.Tensor], optimiser: torch.optim.AdamW
+) -> int:
+    """Restore what `save_state` wrote into the objects given.
+
+    Returns:
+        The number of steps done; 0 where the folder holds no state.
+    """
+    path = folder / STATE
+    if not path.exists():
+        return 0
+    tensors, metadata = _read(path)
+    network.load_state_dict(_part(tensors, "network."))
+    for name, value in _part(tensors, "average.").items():
+        average[name].copy_(value)
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in _part(tensors, "optimiser.").items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    return int(metadata["step"])
+
+
+def save_weights(folder: Path, weights: dict[str, torch.Tensor]) -> Path:
+    """Write the finished weights; a run with this file is done."""
+    path = folder / WEIGHTS
+    _write(path, {name: value.detach().cpu() for name, value in weights.items()}, {})
+    return path
+
+
+def load_network(folder: Path) -> tuple[torch.nn.Module, TrainConfig]:
+    """The finished network of a run, in evaluation mode, and its config.
+
+    Raises:
+        UserError: The run is not finished.
+    """
+    path = folder / WEIGHTS
+    if not path.exists():
+        raise UserError(f"The run {folder.name} is not finished", f"it has no {WEIGHTS}", "Let it finish first.")
+    config = TrainConfig.read(folder / CONFIG)
+    network = networks.build(*config.network())
+    network.load_state_dict(_read(path)[0])
+    return network.eval(), config
+
+
+def start_from(network: torch.nn.Module, config: TrainConfig, folder: Path) -> None:
+    """Give ``network`` the weights of a finished run that reads the same sequences and perhaps more.
+
+    The first layer is linear, so the slice that belongs to the remaining sequences computes what the old network did
+    with the others at zero.
+
+    Raises:
+        UserError: The run lacks one of the sequences, or has another architecture.
+    """
+    source, source_config = load_network(folder)
+    missing = [sequence.title for sequence in config.sequences if sequence not in source_config.sequences]
+    if missing or source_config.architecture != config.architecture:
+        why = f"it never saw {missing[0]}" if missing else "it has another architecture"
+        raise UserError(f"{config.name} cannot start from {folder.name}", why, "Choose another run to start from.")
+    weights = source.state_dict()
+    stem = weights["stem.weight"]
+    folded = stem.shape[1] // len(source_config.sequences)
+    places = [source_config.sequences.index(sequence) for sequence in config.sequences]
+    weights["stem.weight"] = torch.cat([stem[:, place * folded : (place + 1) * folded] for place in places], dim=1)
+    network.load_state_dict(weights)
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial, metadata or None)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    _read(partial)
+    os.replace(partial, path)
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(  # noqa: SIM118 - no mapping
+                json.dumps(file.metadata() or {})
+            )
+    except Exception as error:  # safetensors raises its own type, which it does not export everywhere
+        raise UserError(f"{path.name} is damaged", str(error), "Delete it to start this run again.") from error

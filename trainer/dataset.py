@@ -1,0 +1,254 @@
+"""Cases with truth: found in a folder, prepared once, kept in memory, dealt out as training examples."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine import nifti, preprocessing, sequences
+from engine.errors import UserError
+from engine.preprocessing import Preparation
+from engine.progress import Progress
+from engine.sequences import SubjectFiles
+from engine.volume import FloatArray, Sequence
+from trainer.config import TrainConfig
+
+if TYPE_CHECKING:
+    import torch
+
+REGIONS = ("whole_tumour", "tumour_core")
+# Larger than any training window, so that a shifted or enlarged window still finds what lies beside it.
+MARGIN_WINDOW_MM = (192, 224, 192)
+CACHE_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One prepared patient.
+
+    Attributes:
+        name: The patient's folder name.
+        images: ``(C, i, j, k)`` float16, normalised, zero outside the brain.
+        truth: ``(2, i, j, k)`` float16, the fraction of each voxel in whole tumour and tumour core.
+    """
+
+    name: str
+    images: np.ndarray
+    truth: np.ndarray
+
+
+def find_cases(folder: Path) -> dict[str, SubjectFiles]:
+    """The patients of a cohort folder that have a ground truth, by name.
+
+    Args:
+        folder: Holds a folder a patient.
+
+    Raises:
+        UserError: None has one, or two patients share a name.
+    """
+    cases: dict[str, SubjectFiles] = {}
+    for subject in sequences.find_subjects([folder]):
+        if subject.segmentation is None:
+            continue
+        if subject.name in cases:
+            what = f"Two patients in {folder.name} are named {subject.name}"
+            raise UserError(what, "", "Rename one of them.")
+        cases[subject.name] = subject
+    if not cases:
+        raise UserError(f"{folder.name} holds no patient with a ground truth", "", "Choose the folder above them.")
+    return cases
+
+
+def prepare_case(
+    files: SubjectFiles, wanted: tuple[Sequence, ...], spacing_mm: float, progress: Progress | None = None
+) -> Case:
+    """Read one patient and put it on the network's spacing, exactly as inference does.
+
+    The box is placed around the brain of all ``wanted`` sequences. Training windows are shifted at random afterwards,
+    and scores come from the inference engine with the model's own sequences only, so its place tells a student nothing.
+
+    Args:
+        files: A patient with all ``wanted`` sequences and a ground truth.
+        wanted: Sequences in channel order.
+        spacing_mm: Of the result.
+        progress: Checked while reading.
+    """
+    missing = [sequence for sequence in wanted if sequence not in files.files]
+    if missing or files.segmentation is None:
+        lacking = missing[0].title if missing else "ground truth"
+        raise UserError(f"{files.name} has no {lacking}", "", "Add it, or leave this patient out.")
+    subject = sequences.load(files, progress=progress)
+    truth = nifti.read_label_map(files.segmentation)
+    if not truth.grid.same_as(subject.grid):
+        what = f"{files.segmentation.name} does not lie on the grid of its images"
+        raise UserError(what, "", "Resample it, or leave this patient out.")
+    step = preprocessing.SIZE_STEP
+    window = tuple(int(np.ceil(mm / spacing_mm / step)) * step for mm in MARGIN_WINDOW_MM)
+    preparation = Preparation(wanted, spacing_mm, (window[0], window[1], window[2]))
+    prepared = preprocessing.prepare(subject, preparation, progress)
+    regions = [prepared.forward(truth.whole_tumour), prepared.forward(truth.tumour_core)]
+    return Case(files.name, prepared.tensor.astype(np.float16), np.stack(regions).astype(np.float16))
+
+
+class CaseStore:
+    """Prepared cases, each read from its scans once and from a small file afterwards.
+
+    Args:
+        folder: Cohort folder.
+        wanted: Sequences to hold, in channel order.
+        spacing_mm: Of the prepared arrays.
+        cache: Where the prepared files lie; made where absent.
+    """
+
+    def __init__(self, folder: Path, wanted: Iterable[Sequence], spacing_mm: float, cache: Path) -> None:
+        self.sequences = tuple(wanted)
+        self._spacing_mm = spacing_mm
+        self._cache = cache
+        self._files = find_cases(folder)
+
+    def names(self) -> list[str]:
+        """Names of all patients with a ground truth."""
+        return sorted(self._files)
+
+    def load(self, name: str, progress: Progress | None = None) -> Case:
+        """One prepared case.
+
+        Raises:
+            UserError: There is no such patient, or it lacks a sequence.
+        """
+        if name not in self._files:
+            raise UserError(f"There is no patient {name} in the data folder", "", "Check the names in the config.")
+        files = self._files[name]
+        path = self._cache / f"{name}-{self._key(files)}.npz"
+        if path.exists():
+            with np.load(path) as stored:
+                return Case(name, stored["images"], stored["truth"])
+        case = prepare_case(files, self.sequences, self._spacing_mm, progress)
+        self._cache.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        with partial.open("wb") as file:
+            np.savez(file, images=case.images, truth=case.truth)
+        os.replace(partial, path)
+        return case
+
+    def _key(self, files: SubjectFiles) -> str:
+        """Changes when a file or the way of preparing does."""
+        paths = [*(files.files[s] for s in self.sequences if s in files.files), files.segmentation]
+        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path is not None]
+        recipe = [CACHE_FORMAT, list(self.sequences), self._spacing_mm, MARGIN_WINDOW_MM, stats]
+        return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
+
+
+class Examples:
+    """Training examples by number.
+
+    The same number always gives the same example, so a resumed run sees what an uninterrupted one would have seen.
+
+    Args:
+        config: Cases, sequences, window, augmentation and seed.
+        store: Holds at least the student's and the teacher's sequences.
+        teacher_sequences: Inputs of the teacher, in channel order; empty without one.
+        device: Where cases lie and examples are made.
+        progress: Told while the cases load.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        store: CaseStore,
+        teacher_sequences: tuple[Sequence, ...],
+        device: torch.device,
+        progress: Progress,
+    ) -> None:
+        import torch
+
+        self._config = config
+        self._own = [store.sequences.index(sequence) for sequence in config.sequences]
+        self._teachers = [store.sequences.index(sequence) for sequence in teacher_sequences]
+        self._cases: list[torch.Tensor] = []
+        for number, name in enumerate(config.train_cases):
+            progress.update(number / len(config.train_cases), f"reading {name}")
+            case = store.load(name, progress)
+            stacked = np.concatenate([case.images, case.truth])
+            self._cases.append(torch.from_numpy(stacked).to(device))
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        """``images``, ``truth`` and, with a teacher, ``teacher_images`` of one example, each ``(1, ., i, j, k)``."""
+        import torch
+
+        from trainer import augmentation
+
+        config = self._config
+        epoch, place = divmod(number, len(self._cases))
+        order = torch.randperm(len(self._cases), generator=_generator(config.seed, 1, epoch))
+        chance = _generator(config.seed, 2, number)
+        case = self._cases[int(order[place])].float()
+        moved = augmentation.spatial(case, config.window, config.spacing_mm, config.augmentation, chance)
+        channels, truth = moved[:-2], moved[-2:]
+        # Interpolated zeros at the brain's edge are smeared; the brain itself is where signal remains.
+        images = augmentation.intensity(channels[self._own], config.augmentation, chance)
+        if config.sequence_dropout > 0 and float(torch.rand(1, generator=chance)) < config.sequence_dropout:
+            images = images * _random_subset(len(self._own), chance).to(images.device)
+        batch = {"images": images[None], "truth": truth[None]}
+        if self._teachers:
+            batch["teacher_images"] = channels[self._teachers][None]
+        return batch
+
+
+def folds(sizes: dict[str, float], sources: dict[str, str], count: int, seed: int = 0) -> list[tuple[str, ...]]:
+    """Split patients into folds that resemble each other in source and tumour size; the same on every machine.
+
+    Within each source the patients are sorted by size and dealt out in blocks of ``count``, each block in a random
+    order, so that every fold gets small and large tumours of every source.
+
+    Args:
+        sizes: Whole-tumour volume in ml by patient.
+        sources: Where each patient comes from.
+        count: Number of folds.
+        seed: Of the order within the blocks.
+
+    Returns:
+        Names of each fold's patients, sorted; every patient is in exactly one.
+    """
+    dealt: list[list[str]] = [[] for _ in range(count)]
+    chance = np.random.default_rng(seed)
+    ranked = sorted(sizes, key=lambda name: (sources[name], sizes[name], name))
+    for start in range(0, len(ranked), count):
+        block = ranked[start : start + count]
+        # An incomplete last block goes to the folds that are smallest so far.
+        order = chance.permutation(count) if len(block) == count else np.argsort([len(fold) for fold in dealt])
+        for name, fold in zip(block, order, strict=False):
+            dealt[int(fold)].append(name)
+    return [tuple(sorted(fold)) for fold in dealt]
+
+
+def region_dice(probability: FloatArray, truth: FloatArray) -> float:
+    """Dice of one region at the network's spacing, both cut at one half; 1 where both are empty."""
+    predicted, true = probability > 0.5, truth > 0.5
+    total = int(predicted.sum()) + int(true.sum())
+    return 1.0 if total == 0 else 2 * int((predicted & true).sum()) / total
+
+
+def _random_subset(count: int, generator: torch.Generator) -> torch.Tensor:
+    """``(count, 1, 1, 1)`` of ones and zeros: a subset that is neither empty nor everything, each equally likely."""
+    import torch
+
+    if count == 1:
+        return torch.ones(1, 1, 1, 1)
+    code = int(torch.randint(1, 2**count - 1, (1,), generator=generator))
+    return torch.tensor([float(code >> bit & 1) for bit in range(count)]).reshape(count, 1, 1, 1)
+
+
+def _generator(*numbers: int) -> torch.Generator:
+    """A generator whose stream belongs to these numbers alone."""
+    import torch
+
+    digest = hashlib.sha256(json.dumps(numbers).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
