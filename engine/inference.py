@@ -1,0 +1,216 @@
+"""From a subject and a model to masks on the subject's own grid, with progress and cancel at every window."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain, combinations, product
+
+import numpy as np
+
+from engine.errors import MissingSequence
+from engine.metrics import without_small_pieces
+from engine.model_card import REGIONS, TUMOUR_CORE, WHOLE_TUMOUR, ModelCard
+from engine.preprocessing import Prepared, prepare
+from engine.progress import Progress
+from engine.runtime import Device, Network, open_network
+from engine.volume import REST_OF_WHOLE_TUMOUR as REST_LABEL
+from engine.volume import TUMOUR_CORE as CORE_LABEL
+from engine.volume import FloatArray, LabelMap, Subject, in_words
+
+OVERLAP = 0.5
+NO_TUMOUR = "No tumour was found."
+
+Run = Callable[[FloatArray], FloatArray]
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """What a model found in a subject.
+
+    Attributes:
+        label_map: Gliascope's labels on the subject's own grid.
+        probabilities: For ``"whole_tumour"`` and ``"tumour_core"``, ``(I, J, K)`` float32 on the same grid, before
+            thresholds and removal of small pieces.
+        volumes_ml: Volume of the two regions in ml.
+        card: The model.
+        device: ``"CPU"`` or ``"CUDA"``.
+        precision: ``"bf16"`` or ``"fp32"``.
+        seconds: From the call to the masks.
+        notes: Sentences the user should read: steps down the memory ladder, nothing found.
+    """
+
+    label_map: LabelMap
+    probabilities: dict[str, FloatArray]
+    volumes_ml: dict[str, float]
+    card: ModelCard
+    device: str
+    precision: str
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+def segment(
+    subject: Subject,
+    card: ModelCard,
+    progress: Progress = Progress(),
+    device: Device = "auto",
+    network: Network | None = None,
+) -> Segmentation:
+    """Find the tumour.
+
+    Args:
+        subject: Must hold every sequence the model takes; others are not looked at.
+        card: The model, e.g. from `registry.choose`.
+        progress: Told of every stage and every window; cancelling it stops before the next one.
+        device: Where to run; see `runtime.open_network`.
+        network: The model's network where it is already open; otherwise its files are checked and it is opened.
+
+    Raises:
+        MissingSequence: The subject lacks a sequence the model takes.
+        BadModel: The model's files are missing, changed or cannot be used.
+        OutOfMemory: No rung of the memory ladder had room.
+        Cancelled: `progress` was cancelled.
+    """
+    started = time.perf_counter()
+    missing = [sequence for sequence in card.sequences if sequence not in subject]
+    if missing:
+        raise MissingSequence(
+            f"The {card.title} cannot segment {subject.name}",
+            f"it needs {in_words(missing)} too",
+            "Add it, or use another model.",
+        )
+    if network is not None and network.card != card:
+        raise ValueError(f"the open network is {network.card.name}, not {card.name}")
+
+    progress.update(0.0, "opening the model")
+    network = network or open_network(card, device)
+    progress.update(0.1, "preparing the images")
+    prepared = prepare(subject.only(card.sequences), card.preparation, progress.part(0.1, 0.3))
+    logits = _run(network, prepared, progress.part(0.3, 0.7))
+    progress.update(0.7, "bringing the result onto the scan's grid")
+    maps = prepared.restore(_sigmoid(logits))
+    probabilities = {region: maps[card.regions.index(region)] for region in REGIONS}
+    progress.update(0.9, "outlining")
+    label_map = to_label_map(probabilities, card, subject)
+    progress.update(1.0, "done")
+
+    found = {WHOLE_TUMOUR: label_map.whole_tumour, TUMOUR_CORE: label_map.tumour_core}
+    volumes_ml = {region: label_map.ml(mask) for region, mask in found.items()}
+    return Segmentation(
+        label_map=label_map,
+        probabilities=probabilities,
+        volumes_ml=volumes_ml,
+        card=card,
+        device=network.device,
+        precision=network.precision,
+        seconds=time.perf_counter() - started,
+        notes=(*network.fallbacks, *(() if volumes_ml[WHOLE_TUMOUR] else (NO_TUMOUR,))),
+    )
+
+
+def to_label_map(probabilities: dict[str, FloatArray], card: ModelCard, subject: Subject) -> LabelMap:
+    """Masks from probabilities: the card's thresholds, the core inside the whole tumour, no pieces too small.
+
+    Args:
+        probabilities: ``(I, J, K)`` float32 for each region, on the subject's grid.
+        card: Whose thresholds and smallest volumes to use.
+        subject: Whose grid it is.
+    """
+    voxel_ml = subject.grid.voxel_ml
+    whole = probabilities[WHOLE_TUMOUR] >= card.threshold[WHOLE_TUMOUR]
+    whole = without_small_pieces(whole, voxel_ml, card.minimum_ml[WHOLE_TUMOUR])
+    core = (probabilities[TUMOUR_CORE] >= card.threshold[TUMOUR_CORE]) & whole
+    core = without_small_pieces(core, voxel_ml, card.minimum_ml[TUMOUR_CORE])
+    labels = np.zeros(subject.grid.shape, dtype=np.uint8)
+    labels[whole] = REST_LABEL
+    labels[core] = CORE_LABEL
+    return LabelMap(labels, subject.grid)
+
+
+def blend(
+    tensor: FloatArray,
+    window: tuple[int, int, int],
+    run: Run,
+    mirror_axes: tuple[int, ...] = (),
+    progress: Progress = Progress(),
+) -> FloatArray:
+    """Run a network over an array in overlapping windows and blend what it says.
+
+    Each window is also run mirrored along every combination of ``mirror_axes``. Windows count most in their middle,
+    where the network has seen all of the surroundings.
+
+    Args:
+        tensor: ``(C, i, j, k)`` float32, at least as large as the window.
+        window: Voxels ``(i, j, k)`` a run takes.
+        run: From ``(C, *window)`` to ``(R, *window)``.
+        mirror_axes: Among 0, 1 and 2.
+        progress: Told before each run: ``"window 2 of 4"``.
+
+    Returns:
+        ``(R, i, j, k)`` float32.
+    """
+    places = window_places(tensor.shape[1:], window)
+    flips = list(chain.from_iterable(combinations(mirror_axes, n) for n in range(len(mirror_axes) + 1)))
+    importance = _importance(window)
+    total: FloatArray | None = None
+    weight = np.zeros(tensor.shape[1:], dtype=np.float32)
+    for number, (place, flip) in enumerate(product(places, flips)):
+        progress.update(number / (len(places) * len(flips)), f"window {number + 1} of {len(places) * len(flips)}")
+        axes = tuple(axis + 1 for axis in flip)
+        said = np.flip(run(np.flip(tensor[:, *place], axes)), axes)
+        if total is None:
+            total = np.zeros((len(said), *tensor.shape[1:]), dtype=np.float32)
+        total[:, *place] += said * importance
+        weight[place] += importance
+    assert total is not None  # there is at least one window
+    total /= weight
+    return total
+
+
+def window_places(
+    shape: tuple[int, ...], window: tuple[int, int, int], overlap: float = OVERLAP
+) -> list[tuple[slice, slice, slice]]:
+    """Where to put windows so that they cover an array evenly and overlap at least so much.
+
+    Args:
+        shape: ``(i, j, k)`` of the array, each at least the window's.
+        window: ``(i, j, k)`` of a window.
+        overlap: Smallest fraction of a window shared with its neighbour.
+
+    Raises:
+        ValueError: The array is smaller than a window.
+    """
+    along = []
+    for size, extent in zip(shape, window, strict=True):
+        if size < extent:
+            raise ValueError(f"an array of {shape} is smaller than a window of {window}")
+        count = 1 + int(np.ceil((size - extent) / (extent * (1 - overlap))))
+        starts = np.linspace(0, size - extent, count).round().astype(int)
+        along.append([slice(int(start), int(start) + extent) for start in starts])
+    return list(product(*along))
+
+
+def _run(network: Network, prepared: Prepared, progress: Progress) -> FloatArray:
+    """Logits ``(R, i, j, k)``; down the memory ladder, and from the first window again, whenever memory runs out."""
+    while True:
+        try:
+            return blend(prepared.tensor, network.window, network.run, network.card.mirror_axes, progress)
+        except MemoryError:
+            network.step_down()
+
+
+def _importance(window: tuple[int, int, int]) -> FloatArray:
+    """How much each voxel of a window counts, ``(i, j, k)`` float32: a Gaussian of an eighth of the window."""
+    bells = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (n / 8)) ** 2) for n in window]
+    bell = bells[0][:, None, None] * bells[1][:, None] * bells[2]
+    # Corners would fall to nothing and divide by it.
+    importance: FloatArray = np.maximum(bell, 1e-4).astype(np.float32)
+    return importance
+
+
+def _sigmoid(logits: FloatArray) -> FloatArray:
+    half = np.float32(0.5)
+    probabilities: FloatArray = half * np.tanh(half * logits) + half  # the same function, and it cannot overflow
+    return probabilities
