@@ -218,6 +218,14 @@ def find_convention(paths: Iterable[Path]) -> Convention:
     return _tell_convention(present, files)
 
 
+def made_by_gliascope(path: Path) -> bool:
+    """Whether the sidecar beside a segmentation says that Gliascope made it."""
+    with suppress(OSError, ValueError, AttributeError):
+        sidecar = json.loads((path.parent / f"{stem(path)}.json").read_text(encoding="utf-8"))
+        return bool(sidecar.get("software", {}).get("name") == "Gliascope")
+    return False
+
+
 def write_label_map(label_map: LabelMap, path: Path, like: Path | None = None) -> None:
     """Write a label map as uint8 NIfTI, read it back, and only then give it its name.
 
@@ -574,10 +582,8 @@ def _tell_convention(present: set[int], paths: list[Path]) -> Convention:
 
 
 def _named_convention(path: Path) -> Convention | None:
-    with suppress(OSError, ValueError, AttributeError):
-        sidecar = json.loads((path.parent / f"{stem(path)}.json").read_text(encoding="utf-8"))
-        if sidecar.get("software", {}).get("name") == "Gliascope":
-            return Convention.GLIASCOPE
+    if made_by_gliascope(path):
+        return Convention.GLIASCOPE
     for name in (stem(path), path.parent.name):
         if re.search(r"brats-(gli|met|ssa)-", name, re.IGNORECASE):
             return Convention.BRATS_2024  # reads files of 2023 alike: they have no label 4

@@ -1,0 +1,607 @@
+"""Which sequence a file is, which files belong to one patient, and those files as one subject on one grid."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine import nifti
+from engine.errors import GridMismatch, SequenceProblem, UnreadableImage
+from engine.progress import Progress
+from engine.volume import Grid, LabelMap, Sequence, Subject, Volume
+
+_Voxel = TypeVar("_Voxel", bound=np.generic)
+
+_DEPTH = 6
+_SLAB = 8
+
+# The last word of the name in BraTS 2012-2024 and the cohorts that follow it.
+_LAST_WORD = {
+    "t1": Sequence.T1, "t1n": Sequence.T1, "t1w": Sequence.T1,
+    "t1ce": Sequence.T1CE, "t1c": Sequence.T1CE, "t1gd": Sequence.T1CE, "ct1": Sequence.T1CE,
+    "t2": Sequence.T2, "t2w": Sequence.T2,
+    "flair": Sequence.FLAIR, "t2f": Sequence.FLAIR, "fla": Sequence.FLAIR,
+}  # fmt: skip
+
+_PLANE = r"(?:ax|axial|tra|sag|cor|3d|2d|se|ir)*"
+_T1_WORD = re.compile(rf"{_PLANE}(ce|c|gd|post|pre)?t1(?!\d)(?:w|wi|n)?(.*)")
+_T2_WORD = re.compile(rf"{_PLANE}t2(?!\d)(?:w|wi)?(.*)")
+# Sequences that are T1-weighted without saying so.
+_T1_KINDS = {"mprage", "mpr", "mp2rage", "spgr", "fspgr", "bravo", "tfe", "vibe", "irspgr"}
+_CONTRAST = {
+    "c", "ce", "gd", "gad", "gado", "gadolinium", "gadovist", "gadobutrol", "dotarem", "magnevist", "contrast", "post",
+    "postcontrast", "postgad", "postgd", "km", "kontrast", "kontrastmittel", "enhanced", "enh", "cm", "inj", "+c", "c+",
+    "+", "+gd", "+gad", "+ce", "+km", "+contrast",
+}  # fmt: skip
+_NATIVE = {"pre", "precontrast", "native", "nativ", "noncontrast", "nocontrast", "unenhanced", "plain", "n"}
+_WITHOUT = {"no", "non", "not", "without", "wo", "ohne", "sans"}
+# "post" and "pre" of an operation, a treatment or a computation say nothing about contrast.
+_NOT_CONTRAST = {"op", "operative", "surgery", "surgical", "rt", "treatment", "therapy", "processed", "proc"}
+# The word after these names another image: t2_to_t1 is a T2.
+_ONTO = {"to", "onto", "in", "on", "2", "reg2", "space"}
+_OTHER = {
+    "dwi", "adc", "swi", "bold", "asl", "pwi", "dti", "tof", "mra", "cbf", "cbv", "dsc", "dce", "pet", "ct", "pd",
+    "pdw", "t2star", "t2s", "t2*", "t1map", "t2map", "qsm",
+}  # fmt: skip
+
+_LABEL_WORDS = {"seg", "segm", "segmentation", "mask", "masks", "label", "labels", "dseg", "aparc", "tissues"}
+_WEAK_LABEL_WORDS = {"gt", "groundtruth", "truth", "tumor", "tumour", "lesion", "lesions", "roi", "annotation"}
+_LABEL_FOLDERS = {"labelstr", "labelsts", "labels", "masks", "segmentations"}
+_NOT_TUMOUR = {
+    "brain", "brainmask", "parenchyma", "tissue", "tissues", "aseg", "aparc", "wm", "gm", "csf", "skull", "bet",
+    "face", "probseg", "ventricles", "hippocampus",
+}  # fmt: skip
+# Words before the sequence that describe the scan, not the patient.
+_SCAN_WORDS = {
+    "ax", "axial", "tra", "sag", "sagittal", "cor", "coronal", "3d", "2d", "brain", "head", "mr", "mri", "scan",
+    "image", "img", "reg", "n4", "orig", "raw", "pre", "post", "se", "tse", "tumor", "tumour", "whole",
+}  # fmt: skip
+# Folders of a BIDS subject that hold no anatomy.
+_NO_ANATOMY = {"func", "dwi", "fmap", "perf", "eeg", "meg", "ieeg", "pet", "beh"}
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Which sequence a file's name says it is.
+
+    Attributes:
+        sequence: None where the name does not say.
+        certain: Whether the name leaves no doubt; if not, the user should be asked to look.
+        why: What in the name says so, as a clause: ``'its name ends in "t1ce"'``.
+    """
+
+    sequence: Sequence | None
+    certain: bool
+    why: str
+
+
+@dataclass(frozen=True)
+class SubjectFiles:
+    """The files of one patient, not read yet.
+
+    Attributes:
+        name: What to call the patient in outputs.
+        files: The file of each sequence that was told.
+        unknown: Images whose sequence could not be told; the user may assign them.
+        segmentation: A ground truth that lies beside them.
+        folder: Where they lie.
+        uncertain: The sequences in ``files`` that were told with a doubt.
+    """
+
+    name: str
+    files: Mapping[Sequence, Path]
+    unknown: tuple[Path, ...]
+    segmentation: Path | None
+    folder: Path
+    uncertain: frozenset[Sequence] = frozenset()
+
+
+def detect(path: Path) -> Detection:
+    """Tell a file's sequence from its name (BraTS 2012-2024, BIDS, nnU-Net with its dataset.json, clinical names).
+
+    The file itself is not opened and need not exist.
+    """
+    name = nifti.stem(path)
+    words = _words(name)
+    if _is_bids(name):
+        told = _bids(name)
+        if told is not None:
+            return told
+    numbered = re.search(r"_(\d{4})$", name)
+    if numbered is not None:
+        told = _channel(path, int(numbered[1]))
+        if told is not None:
+            return told
+    if words and words[-1] in _LAST_WORD and words[-2:-1] != ["to"]:
+        sequence = _LAST_WORD[words[-1]]
+        if (
+            sequence is Sequence.T1
+            and len(words) > 1
+            and words[-2] in _CONTRAST
+            and not _negated(words, len(words) - 2)
+        ):
+            return Detection(Sequence.T1CE, False, f'its name holds "{words[-2]}" before "{words[-1]}"')
+        return Detection(sequence, True, f'its name ends in "{words[-1]}"')
+    told = _clinical(words)
+    if told is not None:
+        return told
+    if numbered is not None:
+        return Detection(None, False, f"the number {numbered[1]} means a sequence only with its dataset.json")
+    folder = _clinical(_words(path.parent.name))
+    if folder is not None and folder.sequence is not None:
+        return Detection(folder.sequence, False, f"its name does not say, but its folder is {path.parent.name}")
+    return Detection(None, False, "its name does not say")
+
+
+def is_segmentation(path: Path) -> bool:
+    """Whether a file is a segmentation rather than an image, by its name or its folder's."""
+    words = _words(nifti.stem(path))
+    if any(word in _LABEL_WORDS or word.endswith(("seg", "mask")) for word in words):
+        return True
+    if path.parent.name.lower() in _LABEL_FOLDERS:
+        return True
+    return any(word in _WEAK_LABEL_WORDS for word in words) and detect(path).sequence is None
+
+
+def looks_like_segmentation(volume: Volume) -> bool:
+    """Whether the voxels are labels rather than an image: two values in all, or whole numbers up to 10."""
+    values = volume.data.ravel(order="K")
+    # Settles all but a few images in a millisecond.
+    if len(np.unique(values[:: max(1, values.size // 5000)])) > 11:
+        return False
+    lowest, highest = values.min(), values.max()
+    if np.count_nonzero(values == lowest) + np.count_nonzero(values == highest) == values.size:
+        return True
+    return bool(lowest >= 0 and highest <= 10 and np.array_equal(values, np.rint(values)))
+
+
+def find_subjects(paths: Iterable[Path]) -> list[SubjectFiles]:
+    """Group files and folders into patients.
+
+    Loose files are one patient, unless their names say that they belong to several. A folder is one patient, a flat
+    folder of several, or a cohort of such folders however deep (BIDS with or without sessions, BraTS, nnU-Net).
+
+    Returns:
+        The patients in order of appearance, folders sorted by name, each with a name of its own.
+
+    Raises:
+        SequenceProblem: Two files of one patient claim the same sequence; both are named.
+        UnreadableImage: A path is not there, may not be read, or holds no NIfTI image.
+    """
+    loose: list[Path] = []
+    found: list[SubjectFiles] = []
+    for path in dict.fromkeys(Path(path) for path in paths):
+        if _is_folder(path):
+            inside = list(_search(path, _DEPTH))
+            if not inside:
+                raise _nothing_in(path)
+            known = [subject for subject in inside if subject.files]
+            found += known or inside
+        elif nifti.is_nifti_name(path):
+            loose.append(path)
+        else:
+            raise UnreadableImage(
+                f"{nifti.shown(path)} is not a NIfTI image by its name", "", "Choose .nii or .nii.gz files."
+            )
+    return _named_apart([*_group(loose, None), *found])
+
+
+def load(files: SubjectFiles, resample: bool = False, progress: Progress | None = None) -> Subject:
+    """Read a patient's files.
+
+    Args:
+        files: Which file is which sequence.
+        resample: Whether sequences on other grids are brought onto the finest one instead of refused.
+        progress: Told after each file.
+
+    Raises:
+        SequenceProblem: No file's sequence is known, or a file is a segmentation.
+        GridMismatch: The files lie on different grids and ``resample`` is False, or they cannot be brought together.
+        UnreadableImage: A file cannot be read.
+        Cancelled: The user asked to stop.
+    """
+    progress = progress or Progress()
+    if not files.files:
+        raise _nothing_known(files)
+    grids = {sequence: nifti.read_grid(path)[0] for sequence, path in files.files.items()}
+    # Of equally fine grids the first in the fixed order, so that the choice does not depend on how files were found.
+    reference = min((s for s in Sequence if s in grids), key=lambda s: round(grids[s].voxel_ml, 9))
+    others = [s for s in Sequence if s in grids and not grids[s].same_as(grids[reference])]
+    if others and not resample:
+        raise _different_grids(files, grids, reference, others)
+    volumes: dict[Sequence, Volume] = {}
+    steps = len(files.files) + len(others)
+    pool = ThreadPoolExecutor(min(len(files.files), os.cpu_count() or 1))
+    try:
+        jobs = {sequence: pool.submit(nifti.read, path, sequence) for sequence, path in files.files.items()}
+        for sequence, job in jobs.items():
+            progress.update(len(volumes) / steps, f"reading {sequence.title}")
+            volumes[sequence] = job.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    for volume in volumes.values():
+        if looks_like_segmentation(volume):
+            raise SequenceProblem(
+                f"{nifti.shown(files.files[volume.sequence or reference])} is a segmentation, not an MRI scan",
+                "its voxels are a few labels",
+                "Choose the scan it was drawn on.",
+            )
+    for done, sequence in enumerate(others, len(volumes)):
+        progress.update(done / steps, f"bringing {sequence.title} onto the grid of {reference.title}")
+        volumes[sequence] = _onto(volumes[sequence], volumes[reference])
+    progress.update(1.0, "all files read")
+    return Subject(files.name, volumes)
+
+
+def resample(volume: Volume, grid: Grid) -> Volume:
+    """Bring a volume onto another grid by linear interpolation; 0 where it has no voxels.
+
+    Along axes that become coarser it is smoothed first, so that no slice is skipped.
+    """
+    data = _sample(volume.data, volume.grid, grid, order=1)
+    return Volume(data, grid, volume.sequence, volume.source, volume.oriented)
+
+
+def resample_label_map(label_map: LabelMap, grid: Grid) -> LabelMap:
+    """Bring a label map onto another grid; each voxel takes the nearest label, 0 where there is none."""
+    return LabelMap(_sample(label_map.data, label_map.grid, grid, order=0), grid, label_map.source)
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in re.split(r"[^a-z0-9+*]+", name.lower()) if word]
+
+
+def _is_bids(name: str) -> bool:
+    return re.match(r"sub-[A-Za-z0-9]+_", name) is not None
+
+
+def _bids(name: str) -> Detection | None:
+    suffix = name.rsplit("_", 1)[-1].lower()
+    agent = re.search(r"_ce-([A-Za-z0-9]+)", name)
+    if suffix == "t1w" and agent is not None and agent[1].lower() not in {*_NATIVE, *_WITHOUT, "none"}:
+        return Detection(Sequence.T1CE, True, f"its BIDS name says T1w with {agent[1]}")
+    if suffix == "t1w" and agent is None and _clinical(_words(name)) == _clinical(["t1w", "post"]):
+        return Detection(Sequence.T1CE, False, "its BIDS name says T1w and hints at contrast")
+    named = {"t1w": Sequence.T1, "t2w": Sequence.T2, "flair": Sequence.FLAIR}.get(suffix)
+    return Detection(named, True, f"its BIDS name ends in {name.rsplit('_', 1)[-1]}") if named else None
+
+
+def _channel(path: Path, number: int) -> Detection | None:
+    """What nnU-Net's dataset.json beside or above the folder calls this channel."""
+    for folder in (path.parent, path.parent.parent):
+        with suppress(OSError, ValueError, AttributeError):
+            described = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+            title = (described.get("channel_names") or described.get("modality") or {}).get(str(number))
+            told = title and _clinical(_words(title))
+            if told and told.sequence:
+                return Detection(told.sequence, True, f"dataset.json calls channel {number} {title}")
+    return None
+
+
+def _clinical(words: list[str]) -> Detection | None:
+    """What free words say: a scanner's or a radiologist's way of naming a series."""
+    kept = [word for at, word in enumerate(words) if at == 0 or words[at - 1] not in _ONTO]
+    for at, word in enumerate(kept):
+        if "flair" in word or word == "darkfluid" or (word == "dark" and kept[at + 1 : at + 2] == ["fluid"]):
+            return Detection(Sequence.FLAIR, True, f'its name holds "{word}"')
+    for word in kept:
+        if word.startswith("tirm") or word.endswith("tirm"):
+            return Detection(Sequence.FLAIR, False, f'its name holds "{word}"')
+    other = next((word for word in kept if word in _OTHER), None)
+    if other is not None:
+        return Detection(None, True, f'its name holds "{other}", which Gliascope does not use')
+    weighted = [(at, word) for at, word in enumerate(kept) if _T1_WORD.fullmatch(word) or _T2_WORD.fullmatch(word)]
+    if not weighted:
+        weighted = [(at, word) for at, word in enumerate(kept) if word in _T1_KINDS]
+    if not weighted:
+        return None
+    at, word = weighted[0]
+    if _T2_WORD.fullmatch(word):
+        return Detection(Sequence.T2, len(weighted) == 1, f'its name holds "{word}"')
+    given = _contrast(kept, at)
+    if given is None:
+        return Detection(Sequence.T1, False, f'its name holds "{word}" but does not say whether contrast was given')
+    certain = all(not _T2_WORD.fullmatch(w) for _, w in weighted)
+    if given:
+        return Detection(Sequence.T1CE, certain, f'its name holds "{word}" and says that contrast was given')
+    return Detection(Sequence.T1, certain, f'its name holds "{word}" and says that no contrast was given')
+
+
+def _contrast(words: list[str], at: int) -> bool | None:
+    """Whether contrast was given, told from the T1 word itself, the one before, and all after; None if unsaid."""
+    match = _T1_WORD.fullmatch(words[at])
+    if match is not None:
+        around = {match[1], match[2]}
+        if around & _NATIVE:
+            return False
+        if around & _CONTRAST:
+            return True
+    for near in (*range(at + 1, len(words)), *([at - 1] if at else [])):
+        if words[near + 1 : near + 2] and words[near + 1] in _NOT_CONTRAST:
+            continue
+        if words[near] in _NATIVE - {"n"}:
+            return False
+        if words[near] in _CONTRAST:
+            return not _negated(words, near)
+    return None
+
+
+def _negated(words: list[str], at: int) -> bool:
+    return at > 0 and words[at - 1] in _WITHOUT
+
+
+def _patient_key(path: Path) -> tuple[str, str]:
+    """What in the name says whose file it is: ``(key to compare, name as written)``, both empty if nothing does."""
+    name = nifti.stem(path)
+    bids = re.match(r"sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?", name)
+    if bids is not None:
+        return bids[0].lower(), bids[0]
+    numbered = re.fullmatch(r"(.+)_\d{4}", name)
+    if numbered is not None and _channel(path, int(name[-4:])) is not None:
+        return numbered[1].lower(), numbered[1]
+    parts = re.split(r"([^A-Za-z0-9+*]+)", name)
+    last = parts[-1].lower()
+    if last not in _LAST_WORD and last not in _LABEL_WORDS:
+        return "", ""
+    rest = [word.lower() for word in parts[:-2:2]]
+    key = "_".join(word for word in rest if word and word not in _SCAN_WORDS)
+    return (key, "".join(parts[:-2])) if key else ("", "")
+
+
+def _search(folder: Path, depth: int) -> Iterator[SubjectFiles]:
+    """The patients in a folder: of its own files if any of them is an image that is known, else of what lies below."""
+    files, folders = _listing(folder)
+    here = _group(files, folder)
+    if any(subject.files for subject in here) or depth == 0:
+        yield from here
+        return
+    by_sequence = _folder_a_sequence(folder, folders)
+    if by_sequence is not None:
+        yield by_sequence
+        return
+    below = [subject for child in folders if _may_hold_anatomy(child) for subject in _search(child, depth - 1)]
+    # A segmentation alone, as in a derivatives folder, is nobody's scan.
+    below = [subject for subject in below if subject.files or subject.unknown]
+    yield from below or here
+
+
+def _folder_a_sequence(folder: Path, folders: list[Path]) -> SubjectFiles | None:
+    """One patient whose sequences each lie in a folder of their own: ``patient/T1/scan.nii.gz``."""
+    images: list[Path] = []
+    for child in folders:
+        told = _clinical(_words(nifti.stem(child)))
+        if told is not None and told.sequence is not None:
+            images += [file for file in _listing(child)[0] if not is_segmentation(file)]
+    sequences = {detect(image).sequence for image in images} - {None}
+    return _subject(folder.name, images, folder) if len(sequences) > 1 else None
+
+
+def _may_hold_anatomy(folder: Path) -> bool:
+    in_bids = folder.parent.name.startswith(("sub-", "ses-"))
+    return not (in_bids and folder.name in _NO_ANATOMY)
+
+
+def _listing(folder: Path) -> tuple[list[Path], list[Path]]:
+    """NIfTI files and subfolders, sorted, hidden ones left out."""
+    try:
+        with os.scandir(folder) as entries:
+            visible = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
+            files = [Path(e.path) for e in visible if e.is_file() and nifti.is_nifti_name(Path(e.path))]
+            return files, [Path(e.path) for e in visible if e.is_dir()]
+    except OSError as error:
+        reason = "permission was refused" if isinstance(error, PermissionError) else (error.strerror or "").lower()
+        raise UnreadableImage(
+            f"The folder {nifti.shown(folder)} cannot be read", reason, "Ask its owner, or choose another folder."
+        ) from error
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        if path.is_dir():
+            return True
+        exists = path.exists()
+    except OSError:  # a name longer than the system allows cannot exist
+        exists = False
+    if not exists:
+        raise UnreadableImage(f"{nifti.shown(path)} is not there", "", "It may have been moved; choose it again.")
+    return False
+
+
+def _group(files: list[Path], folder: Path | None) -> list[SubjectFiles]:
+    """The patients among files that lie, or were chosen, together."""
+    groups: dict[str, list[Path]] = {}
+    names: dict[str, str] = {}
+    unclaimed: list[Path] = []
+    for file in files:
+        key, written = _patient_key(file)
+        # A segmentation alone does not make a patient; it follows its images.
+        if key and not is_segmentation(file):
+            groups.setdefault(key, []).append(file)
+            names.setdefault(key, written)
+        else:
+            unclaimed.append(file)
+    for file in unclaimed:
+        key = _patient_key(file)[0]
+        if key in groups:
+            groups[key].append(file)
+        elif not groups or len(groups) == 1 or not is_segmentation(file):
+            groups.setdefault(next(iter(groups), ""), []).append(file)
+    return [_subject(names.get(key, ""), members, folder) for key, members in groups.items()]
+
+
+def _subject(name: str, members: list[Path], folder: Path | None) -> SubjectFiles:
+    folder = folder or members[0].parent
+    files: dict[Sequence, Path] = {}
+    uncertain: set[Sequence] = set()
+    unknown: list[Path] = []
+    for file in members:
+        if is_segmentation(file):
+            continue
+        told = detect(file)
+        if told.sequence is None:
+            unknown.append(file)
+        elif told.sequence in files:
+            raise SequenceProblem(
+                f"{nifti.shown(files[told.sequence])} and {nifti.shown(file)} both claim to be {told.sequence.title}",
+                _apart(files[told.sequence].parent, file.parent),
+                "Leave one of them out.",
+            )
+        else:
+            files[told.sequence] = file
+            if not told.certain:
+                uncertain.add(told.sequence)
+    return SubjectFiles(
+        name=name or _folder_name(folder),
+        files={sequence: files[sequence] for sequence in Sequence if sequence in files},
+        unknown=tuple(unknown),
+        segmentation=_truth(members),
+        folder=folder,
+        uncertain=frozenset(uncertain),
+    )
+
+
+def _apart(first: Path, second: Path) -> str:
+    return "" if first == second else f"in {first.name} and {second.name}"
+
+
+def _folder_name(folder: Path) -> str:
+    folder = folder.absolute()
+    return (folder.parent.name if folder.name.lower() in {"anat", "nifti", "nii"} else folder.name) or "patient"
+
+
+def _truth(members: list[Path]) -> Path | None:
+    """The one tumour segmentation among the files, if there is exactly one; never one that Gliascope made."""
+    drawn = [file for file in members if is_segmentation(file) and not nifti.made_by_gliascope(file)]
+    drawn = [file for file in drawn if not _NOT_TUMOUR.intersection(_words(nifti.stem(file)))]
+    plain = [file for file in drawn if _words(nifti.stem(file))[-1] == "seg"]
+    for candidates in (plain, drawn):
+        if len(candidates) == 1:
+            return candidates[0]
+    return None
+
+
+def _named_apart(subjects: list[SubjectFiles]) -> list[SubjectFiles]:
+    """No two patients under one name: their outputs would overwrite each other."""
+    taken: set[str] = set()
+    apart: list[SubjectFiles] = []
+    for subject in subjects:
+        name, number = subject.name, 2
+        if name.lower() in taken:
+            name = f"{subject.folder.absolute().parent.name}_{name}"
+        stem = name
+        while name.lower() in taken:
+            name, number = f"{stem}_{number}", number + 1
+        taken.add(name.lower())
+        apart.append(
+            SubjectFiles(name, subject.files, subject.unknown, subject.segmentation, subject.folder, subject.uncertain)
+        )
+    return apart
+
+
+def _nothing_in(folder: Path) -> UnreadableImage:
+    what = f"The folder {nifti.shown(folder)} holds no NIfTI image"
+    names = (name for _, _, files in os.walk(folder) for name in files)
+    if any(name.lower().endswith((".dcm", ".ima")) for name in islice(names, 10_000)):
+        return UnreadableImage(what, "it holds DICOM files", "Convert them to .nii.gz first.")
+    return UnreadableImage(what, "", "Choose a folder with .nii or .nii.gz files.")
+
+
+def _nothing_known(files: SubjectFiles) -> SequenceProblem:
+    if files.segmentation is not None and not files.unknown:
+        return SequenceProblem(
+            f"{nifti.shown(files.segmentation)} is a segmentation, not an MRI scan",
+            "by its name",
+            "Choose the scan it was drawn on.",
+        )
+    if len(files.unknown) == 1:
+        told = detect(files.unknown[0])
+        return SequenceProblem(
+            f"It is not known which sequence {nifti.shown(files.unknown[0])} is",
+            told.why,
+            "Say whether it is T1, T1ce, T2 or FLAIR, or put that into its name.",
+        )
+    listed = ", ".join(nifti.shown(path) for path in files.unknown[:4]) or files.name
+    return SequenceProblem(
+        f"It is not known which sequences these are: {listed}",
+        "their names do not say",
+        "Say which is T1, T1ce, T2 or FLAIR, or put that into their names.",
+    )
+
+
+def _different_grids(
+    files: SubjectFiles, grids: Mapping[Sequence, Grid], reference: Sequence, others: list[Sequence]
+) -> GridMismatch:
+    base = nifti.shown(files.files[reference])
+    names = [nifti.shown(files.files[sequence]) for sequence in others]
+    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    does, it = ("does", "it") if len(names) == 1 else ("do", "them")
+    grid, other = grids[reference], grids[others[0]]
+    if grid.shape != other.shape:
+        why = " x ".join(map(str, other.shape)) + " voxels against " + " x ".join(map(str, grid.shape))
+    else:
+        corners = np.array([[0, 0, 0], np.array(grid.shape) - 1])
+        apart = np.linalg.norm(grid.to_world(corners) - other.to_world(corners), axis=1).max()
+        why = f"same size, but up to {apart:.1f} mm apart"
+    return GridMismatch(
+        f"{listed} {does} not lie on the grid of {base}",
+        why,
+        f"Resample {it} onto {base}, or leave {it} out.",
+    )
+
+
+def _onto(volume: Volume, reference: Volume) -> Volume:
+    guessed = next((v for v in (volume, reference) if not v.oriented), None)
+    if guessed is not None:
+        raise GridMismatch(
+            f"{volume.name} cannot be brought onto the grid of {reference.name}",
+            f"the header of {guessed.name} does not say how the head lies in it",
+            "Leave one of them out.",
+        )
+    moved = resample(volume, reference.grid)
+    if not moved.data.any():
+        raise GridMismatch(
+            f"{volume.name} and {reference.name} show different places",
+            "their scans do not overlap in space",
+            "Check that both are of the same patient and the same visit.",
+        )
+    return moved
+
+
+def _sample(data: NDArray[_Voxel], source: Grid, target: Grid, order: int) -> NDArray[_Voxel]:
+    """Values of ``data`` at the voxels of another grid: order 1 linear, 0 nearest; 0 outside.
+
+    A few slices at a time, so that memory stays near that of the result and the interpreter lock is never held long.
+    """
+    from scipy import ndimage  # 0.2 s, and most patients need no resampling
+
+    step = np.linalg.inv(source.affine) @ target.affine
+    matrix, offset = step[:3, :3], step[:3, 3]
+    if order:
+        for axis, stride in enumerate(np.abs(matrix).max(axis=1)):
+            if stride > 1.2:
+                # A blur as wide as the new voxel, less the one the old voxel has of itself.
+                data = ndimage.gaussian_filter1d(data, 0.42 * np.sqrt(stride**2 - 1), axis=axis, mode="nearest")
+    i, j, k = (np.arange(n, dtype=np.float64) for n in target.shape)
+    result = np.zeros(target.shape, data.dtype, order="F")
+    for first in range(0, target.shape[2], _SLAB):
+        slab = result[:, :, first : first + _SLAB]
+        at = offset + matrix[:, 2] * first
+        ndimage.affine_transform(data, matrix, at, slab.shape, slab, order=order, mode="nearest")
+        for axis, size in enumerate(source.shape):
+            across = matrix[axis, 0] * i[:, None] + matrix[axis, 1] * j + at[axis]
+            along = matrix[axis, 2] * k[: slab.shape[2]]
+            # Half a voxel beyond the outermost centres still belongs to them; a rounding error must not cost a face.
+            where = across[:, :, None] + along
+            slab[(where < -0.5 - 1e-6) | (where > size - 0.5 + 1e-6)] = 0
+    return result
