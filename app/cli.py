@@ -1,0 +1,590 @@
+"""The command ``gliascope``: the same engine as the window, for scripts, clusters and machines without a screen.
+
+Answers go to stdout, everything else to stderr. Exit codes: 0 done; 2 something the user can mend, told in one
+sentence; 130 interrupted. Everything heavy is imported inside the commands, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from app import __version__
+from engine.errors import Cancelled, CannotWrite, SequenceProblem, UserError
+from engine.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from app.cohort import CohortScores, Models
+    from engine.nifti import Convention
+    from engine.sequences import SubjectFiles
+    from engine.volume import Sequence
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+DEMO = ASSETS / "demo"
+REGION_TITLES = {"whole_tumour": "Whole tumour", "tumour_core": "Core"}
+
+gliascope = typer.Typer(
+    name="gliascope",
+    help="Outlines a brain tumour on whatever MRI sequences a patient has. Research use only.",
+    epilog="gliascope [PATH]... opens the app on files or folders. "
+    "Exit codes: 0 done, 2 something you can mend, 130 interrupted.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    subcommand_metavar="[PATH]... | COMMAND [OPTIONS]",
+)
+
+Device = Literal["auto", "cpu", "cuda"]
+PathsArgument = Annotated[
+    list[Path], typer.Argument(metavar="PATH...", help="Files of one patient, or folders, a patient each.")
+]
+ModelOption = Annotated[str, typer.Option("--model", help="A model's name, or auto for the best one there is.")]
+DeviceOption = Annotated[Device, typer.Option("--device", help="What to compute on.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON on stdout.")]
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        words: What follows ``gliascope``; from the command line when not given.
+
+    Returns:
+        The exit code.
+    """
+    sys.excepthook = _report_a_bug
+    words = list(sys.argv[1:] if words is None else words)
+    run = typer.main.get_command(gliascope)
+    if not words or (words[0] not in _names() and not words[0].startswith("-")):
+        words = ["open", *words]
+    try:
+        code = run.main(args=words, prog_name="gliascope", standalone_mode=False)
+    except UserError as error:
+        say(str(error))
+        return 2
+    except typer.TyperException as error:
+        say(f"{error.format_message().rstrip('.')}. See gliascope --help.")
+        return 2
+    except (Cancelled, KeyboardInterrupt, typer.Abort):
+        say("Stopped. Nothing half-written was left behind.")
+        return 130
+    return int(code or 0)
+
+
+def _names() -> set[str]:
+    return {str(command.name) for command in gliascope.registered_commands}
+
+
+def say(sentence: str) -> None:
+    """One line on stderr."""
+    typer.echo(sentence, err=True)
+
+
+# --- the commands -----------------------------------------------------------------------------------------------------
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gliascope {__version__}")
+        raise typer.Exit
+
+
+@gliascope.callback()
+def _gliascope(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@gliascope.command("open", hidden=True)
+def open_window(
+    paths: Annotated[list[Path] | None, typer.Argument(metavar="[PATH]...", help="Files or folders to open.")] = None,
+) -> int:
+    """Open the app."""
+    for path in paths or []:
+        if not path.exists():
+            raise UserError(f"{path} is neither a command of gliascope nor a file or folder here", "", _meant(path))
+    _require_screen(f"gliascope segment {paths[0] if paths else 'PATH'} --out DIR")
+    from app import application
+
+    return application.run(paths or [])
+
+
+@gliascope.command("segment")
+def segment(
+    paths: PathsArgument = [],  # noqa: B006 - typer copies it
+    out: Annotated[Path, typer.Option("--out", help="Folder for masks and sidecars; made when it is not there.")] = ...,  # type: ignore[assignment]
+    model: ModelOption = "auto",
+    device: DeviceOption = "auto",
+    t1: Annotated[Path | None, typer.Option("--t1", help="This file is the T1.")] = None,
+    t1ce: Annotated[Path | None, typer.Option("--t1ce", help="This file is the T1 with contrast.")] = None,
+    t2: Annotated[Path | None, typer.Option("--t2", help="This file is the T2.")] = None,
+    flair: Annotated[Path | None, typer.Option("--flair", help="This file is the FLAIR.")] = None,
+    resample: Annotated[
+        bool, typer.Option("--resample", help="Bring sequences of different grids onto the finest one.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Segment patients; writes NAME_seg.nii.gz and NAME_seg.json for each.
+
+    One that fails does not stop the others; the exit code is then 2.
+    """
+    from app.cohort import Models
+    from engine import sequences
+    from engine.volume import Sequence
+
+    named = {s: path for s, path in zip(Sequence, (t1, t1ce, t2, flair), strict=True) if path is not None}
+    if not paths and not named:
+        raise UserError("There is nothing to segment", "", "Name files of one patient, or folders, a patient each.")
+    subjects = sequences.find_subjects(paths) if paths else []
+    if named:
+        subjects = [_with_named(subjects, named)]
+    models = Models(None if model == "auto" else model, device)
+    for problem in models.problems:
+        say(str(problem))
+    done: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
+    taken: dict[str, Path] = {}
+    with _progress(f"{len(subjects)} patients" if len(subjects) > 1 else "Segmenting") as progress:
+        for number, files in enumerate(subjects):
+            part = progress.part(number / len(subjects), (number + 1) / len(subjects))
+            try:
+                _refuse_same_name(files, taken)
+                done.append(_segment_one(files, models, out, resample, part))
+            except UserError as error:
+                failed.append({"name": files.name, "error": str(error)})
+                say(str(error) if len(subjects) == 1 else f"{files.name}: {error}")
+            else:
+                if not as_json:
+                    _tell(done[-1])
+    if as_json:
+        _answer({"subjects": done, "failed": failed})
+    return 2 if failed else 0
+
+
+@gliascope.command("models")
+def list_models(as_json: JsonOption = False) -> int:
+    """List the models there are and how well they did on patients they had not seen."""
+    from engine import registry
+
+    listing = registry.list_models()
+    if as_json:
+        cards = [{**card.to_json(), "folder": str(card.folder)} for card in listing.models]
+        _answer({"models": cards, "problems": [str(problem) for problem in listing.problems]})
+    else:
+        table = _table("Name", "Sequences", "Role", "Dice WT", "Dice core", "Patients", "Version")
+        for card in listing.models:
+            measured = card.evaluation
+            scores = [f"{card.dice(region):.2f}" for region in REGION_TITLES] if measured else ["not measured", ""]
+            titles = " ".join(sequence.title for sequence in card.sequences)
+            patients = str(measured.patients) if measured else ""
+            table.add_row(card.name, titles, card.role.value, *scores, patients, card.version)
+        _print(table)
+    for problem in listing.problems:
+        say(str(problem))
+    return 2 if listing.problems else 0
+
+
+@gliascope.command("evaluate")
+def evaluate(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="A cohort, a folder a patient, with truth.")],
+    only: Annotated[
+        str, typer.Option("--sequences", help="Pretend these are all there is, such as t1 or t1,flair.")
+    ] = "",
+    model: ModelOption = "auto",
+    device: DeviceOption = "auto",
+    labels: Annotated[
+        str, typer.Option("--labels", help="Convention of the truth's labels, where it cannot be told.")
+    ] = "",
+    table_file: Annotated[Path | None, typer.Option("--csv", help="Write a line a patient and region here.")] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Measure Dice and HD95 on patients with a ground truth, each segmented as if it were new."""
+    from app import cohort
+
+    wanted = _sequences(only)
+    convention = _convention(labels)
+    cases = cohort.cases_with_truth(folders)
+    models = cohort.Models(None if model == "auto" else model, device)
+    for problem in models.problems:
+        say(str(problem))
+    with _progress(f"{len(cases)} patients") as progress:
+        scores = cohort.evaluate(cases, models, wanted, convention, progress)
+    if table_file is not None:
+        _write_text(table_file, scores.to_csv())
+    if as_json:
+        _answer(scores.to_json())
+    elif scores.cases:
+        _print(_score_table(scores))
+    for case in scores.failed:
+        say(f"{case.name}: {case.error}")
+    if scores.learnt_from:
+        say(
+            f"{len(scores.learnt_from)} of these {len(scores.cases)} patients were in the training set of the model; "
+            "their scores say nothing about new patients."
+        )
+    return 2 if scores.failed else 0
+
+
+@gliascope.command("demo")
+def demo(
+    headless: Annotated[bool, typer.Option("--headless", help="Without a window: write picture and mask.")] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder for picture and mask, without a window.")] = Path(
+        "gliascope-demo"
+    ),
+) -> int:
+    """Segment the simulated patient that comes with Gliascope, in the window or without one."""
+    from app import application
+
+    if not headless and has_screen():
+        return application.run([DEMO], segment=True)
+    if not headless:
+        say("There is no screen here, so the demo is done without a window.")
+    from app.cohort import Models
+    from engine import sequences
+
+    with _progress("Segmenting the demo patient") as progress:
+        files = sequences.find_subjects([DEMO])[0]
+        result = _segment_one(files, Models(None, "auto"), out, resample=False, progress=progress.part(0.0, 0.8))
+        progress.update(0.8, "drawing the picture")
+        picture = application.render_demo(out.resolve() / "gliascope-demo.png", Path(result["mask"]))
+    _tell(result)
+    typer.echo(f"  Picture: {picture}")
+    return 0
+
+
+@gliascope.command("self-test")
+def self_test(as_json: JsonOption = False) -> int:
+    """Check that the models are intact and find the demo patient's tumour, and that a saved mask reads back."""
+    from app import self_check
+
+    with _progress("Checking") as progress:
+        checks = self_check.run(DEMO, progress)
+    if as_json:
+        _answer({"passed": all(check.passed for check in checks), "checks": [vars(check) for check in checks]})
+    else:
+        table = _table("Check", "Result", "Dice WT", "Dice core", "Seconds")
+        for check in checks:
+            numbers = [f"{value:.2f}" if value is not None else "" for value in (check.whole_tumour, check.core)]
+            table.add_row(check.what, "passed" if check.passed else "failed", *numbers, f"{check.seconds:.1f}")
+        _print(table)
+    for check in checks:
+        if not check.passed:
+            say(check.problem)
+    return 0 if all(check.passed for check in checks) else 2
+
+
+@gliascope.command("train")
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A training config in JSON.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the runs; this one gets a folder in it.")] = Path(
+        "runs"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="One event a line, in JSON, on stdout.")] = False,
+) -> int:
+    """Train a model; started again, it goes on where it was stopped."""
+    from trainer import events
+    from trainer import run as trainer_run
+    from trainer.config import TrainConfig
+
+    wanted = TrainConfig.read(config)
+    folder = out / wanted.name
+
+    with _progress(f"Training {wanted.name}") as progress:
+
+        def emit(event: events.Event) -> None:
+            if as_json:
+                typer.echo(events.to_line(event))
+            elif isinstance(event, events.StepEnd):
+                progress.update(
+                    event.step / wanted.steps, f"step {event.step} of {wanted.steps}, loss {event.loss:.3f}"
+                )
+            elif isinstance(event, events.Validated):
+                dice = ", ".join(f"{REGION_TITLES.get(r, r)} {value:.2f}" for r, value in event.dice.items())
+                typer.echo(f"Step {event.step}: Dice {dice} on {event.cases} patients")
+
+        trainer_run.train(wanted, folder, emit, progress)
+    if not as_json:
+        typer.echo(f"Weights: {folder.resolve()}")
+    return 0
+
+
+# --- one patient ------------------------------------------------------------------------------------------------------
+
+
+def _segment_one(files: SubjectFiles, models: Models, out: Path, resample: bool, progress: Progress) -> dict[str, Any]:
+    """Read, segment and save one patient exactly as the window does; returns what to tell."""
+    from engine import export, inference, sequences
+
+    if not files.files:
+        names = ", ".join(path.name for path in files.unknown)
+        raise SequenceProblem(
+            f"Which sequence {names or files.name} is cannot be told from its name",
+            "",
+            "Say so with --t1, --t1ce, --t2 or --flair and the file.",
+        )
+    notes = [f"{path.name} was left out: its sequence cannot be told from its name." for path in files.unknown]
+    for sequence, path in files.files.items():
+        detected = sequences.detect(path)
+        if detected.sequence is sequence and not detected.certain:
+            notes.append(f"{path.name} was taken for {sequence.title}: {detected.why}")
+    choice = models.choose(files.files)
+    progress.update(0.0, f"{files.name}: reading")
+    subject = sequences.load(files, resample=resample, progress=progress.part(0.0, 0.15))
+    network = models.network(choice.card)
+    found = inference.segment(subject, choice.card, progress.part(0.15, 0.95), network=network)
+    progress.update(0.95, f"{files.name}: saving")
+    saved = export.save(found, subject, out)
+    return {
+        "name": files.name,
+        "mask": str(saved.mask.resolve()),
+        "sidecar": str(saved.sidecar.resolve()),
+        "volumes_ml": {region: round(ml, 3) for region, ml in found.volumes_ml.items()},
+        "model": {"name": choice.card.name, "version": choice.card.version},
+        "reason": choice.reason,
+        "sequences": {
+            "used": [sequence.value for sequence in choice.card.sequences],
+            "not_used": [sequence.value for sequence in subject if sequence not in choice.card.sequences],
+        },
+        "device": found.device,
+        "precision": found.precision,
+        "seconds": round(found.seconds, 3),
+        "notes": [*notes, *found.notes],
+    }
+
+
+def _with_named(subjects: list[SubjectFiles], named: dict[Sequence, Path]) -> SubjectFiles:
+    """The one patient whose files the user has named, together with what was found beside them."""
+    from engine.sequences import SubjectFiles
+    from engine.volume import Sequence
+
+    if len(subjects) > 1:
+        raise SequenceProblem(
+            "--t1, --t1ce, --t2 and --flair name the files of one patient",
+            f"{len(subjects)} were given",
+            "Segment one patient at a time with them.",
+        )
+    paths = list(named.values())
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise SequenceProblem("One file was named as two sequences", "", "Name each file once.")
+    first = subjects[0] if subjects else SubjectFiles(paths[0].name.split(".")[0], {}, (), None, paths[0].parent)
+    theirs = {path.resolve() for path in paths}
+    found = {s: path for s, path in first.files.items() if path.resolve() not in theirs}
+    both = {**found, **named}
+    unknown = tuple(path for path in first.unknown if path.resolve() not in theirs)
+    ordered = {sequence: both[sequence] for sequence in Sequence if sequence in both}
+    return SubjectFiles(first.name, ordered, unknown, first.segmentation, first.folder)
+
+
+def _refuse_same_name(files: SubjectFiles, taken: dict[str, Path]) -> None:
+    # Compared as a file system that ignores case would: one mask must never silently replace another's.
+    before = taken.setdefault(files.name.casefold(), files.folder)
+    if before is not files.folder:
+        raise CannotWrite(
+            f"Two patients are called {files.name}",
+            f"in {before} and {files.folder}",
+            "Segment them into different output folders.",
+        )
+
+
+def _tell(result: dict[str, Any]) -> None:
+    volumes = ", ".join(f"{REGION_TITLES[region].lower()} {ml:.1f} ml" for region, ml in result["volumes_ml"].items())
+    typer.echo(f"{result['name']}: {volumes} ({result['seconds']:.1f} s on {result['device']})")
+    typer.echo(f"  {result['reason']}")
+    for note in result["notes"]:
+        typer.echo(f"  {note}")
+    typer.echo(f"  Mask: {result['mask']}")
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+def _sequences(text: str) -> tuple[Sequence, ...] | None:
+    from engine.volume import Sequence
+
+    wanted = [word.strip().lower() for word in text.split(",") if word.strip()]
+    for word in wanted:
+        if word not in list(Sequence):
+            raise UserError(f'"{word}" is not a sequence', "", "Choose among t1, t1ce, t2 and flair, as in t1,flair.")
+    return tuple(sequence for sequence in Sequence if sequence.value in wanted) or None
+
+
+def _convention(text: str) -> Convention | None:
+    if not text:
+        return None
+    from engine.nifti import Convention
+
+    names = [convention.value for convention in Convention]
+    if text.lower() not in names:
+        raise UserError(f'"{text}" is not a convention of labels', "", f"Choose among {', '.join(names)}.")
+    return Convention(text.lower())
+
+
+def _meant(path: Path) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(str(path), _names() - {"open"}, n=1)
+    return f"Did you mean gliascope {close[0]}?" if close else "Check the spelling; see gliascope --help."
+
+
+# --- the screen -------------------------------------------------------------------------------------------------------
+
+
+def has_screen() -> bool:
+    """Whether a window can be opened here: a display is named and answers."""
+    if os.environ.get("QT_QPA_PLATFORM", "").split(":")[0] in ("offscreen", "minimal"):
+        return False
+    if not sys.platform.startswith("linux"):
+        return True
+    runtime, wayland = os.environ.get("XDG_RUNTIME_DIR", ""), os.environ.get("WAYLAND_DISPLAY", "")
+    if wayland and (Path(runtime) / wayland).exists():
+        return True
+    return _x_answers(os.environ.get("DISPLAY", ""))
+
+
+def _x_answers(display: str) -> bool:
+    """Whether something listens behind a ``DISPLAY`` such as ``:0`` or ``host:10.0``.
+
+    Qt ends the whole program when nothing does, so it has to be known before.
+    """
+    host, colon, rest = display.rpartition(":")
+    number = rest.split(".")[0]
+    if not colon or not number.isdigit():
+        return False
+    local = f"/tmp/.X11-unix/X{number}"
+    addresses: list[tuple[int, Any]] = [(socket.AF_INET, (host or "localhost", 6000 + int(number)))]
+    if host in ("", "unix"):
+        addresses = [(socket.AF_UNIX, local), (socket.AF_UNIX, f"\0{local}")]
+    for family, address in addresses:
+        with socket.socket(family, socket.SOCK_STREAM) as connection, contextlib.suppress(OSError):
+            connection.settimeout(2)
+            connection.connect(address)
+            return True
+    return False
+
+
+def _require_screen(instead: str) -> None:
+    if not has_screen():
+        raise UserError("There is no screen here to open the window on", "", f"Without a window: {instead}")
+
+
+# --- talking ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _progress(title: str) -> Iterator[Progress]:
+    """A progress that shows a bar with the time left on stderr, and that Ctrl-C stops at its next check."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    bar = Bar(*columns, TimeRemainingColumn(compact=True), console=console, transient=True, redirect_stdout=False)
+    # A log or a pipe gets no bar: its hundred states would be a hundred lines.
+    bar.disable = not console.is_terminal
+    with bar:
+        task = bar.add_task(title, total=1.0)
+        progress = Progress(
+            lambda fraction, message: bar.update(task, completed=fraction, description=f"{title}: {message}")
+        )
+        with _stops_on_interrupt(progress.cancel):
+            yield progress
+
+
+@contextlib.contextmanager
+def _stops_on_interrupt(cancel: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C asks the work to stop where it can be stopped cleanly; a second one insists."""
+
+    def interrupted(number: int, frame: types.FrameType | None) -> None:
+        cancel()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _answer(answer: dict[str, Any]) -> None:
+    typer.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+
+
+def _table(*titles: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in titles:
+        numbers = title.startswith(("Dice", "HD95", "Patients", "Seconds"))
+        table.add_column(title, justify="right" if numbers else "left", no_wrap=numbers)
+    return table
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:  # a file has no width to fit into
+        console.width = 200
+    console.print(table)
+
+
+def _score_table(scores: CohortScores) -> Table:
+    table = _table("Patient", "Model", "Dice WT", "Dice core", "HD95 WT mm", "HD95 core mm", "")
+    for case in scores.cases:
+        found = [case.scores[region] for region in REGION_TITLES]
+        numbers = [f"{score.dice:.3f}" for score in found] + [f"{score.hd95_mm:.1f}" for score in found]
+        table.add_row(case.name, case.model, *numbers, "in the training set" if case.learnt_from else "")
+    table.add_section()
+    summary = scores.summary()
+    for title, kind in (("Mean", "mean"), ("Standard deviation", "sd"), ("Median", "median")):
+        dice = [f"{summary[region][f'dice_{kind}']:.3f}" for region in REGION_TITLES]
+        hd95 = [f"{summary[region][f'hd95_mm_{kind}']:.1f}" for region in REGION_TITLES]
+        table.add_row(title, f"{len(scores.cases)} patients" if kind == "mean" else "", *dice, *hd95, "")
+    return table
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write a text file as a whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8", newline="")
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise CannotWrite(
+            f"{path} could not be written", error.strerror or "", "Choose another folder, or make room there."
+        ) from error
+
+
+def _report_a_bug(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+    """For what the user cannot mend: one sentence for them, and a file with the rest for us."""
+    import platform
+    import tempfile
+    import traceback
+
+    text = "".join(traceback.format_exception(kind, error, trace))
+    about = f"Gliascope {__version__}, Python {platform.python_version()}, {platform.platform()}\n\n"
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="gliascope-report-", suffix=".txt", delete=False, encoding="utf-8"
+    ) as report:
+        report.write(about + text)
+    say(f"Gliascope met something it was not made for ({kind.__name__}). What happened is written in {report.name}.")

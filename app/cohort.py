@@ -1,0 +1,245 @@
+"""How well a model does on a cohort with ground truth: each case by itself, then mean, spread and median."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine import inference, metrics, nifti, registry, runtime, sequences
+from engine.errors import MissingSequence, UserError
+from engine.metrics import RegionScore
+from engine.model_card import REGIONS, ModelCard
+from engine.nifti import Convention
+from engine.progress import Progress
+from engine.sequences import SubjectFiles
+from engine.volume import Sequence, in_words
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """One patient.
+
+    Attributes:
+        name: Of the patient.
+        model: Name of the model that was used.
+        scores: By region.
+        learnt_from: Whether the model was trained on a patient of this name.
+        seconds: The segmentation took.
+    """
+
+    name: str
+    model: str
+    scores: Mapping[str, RegionScore]
+    learnt_from: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FailedCase:
+    """A patient that could not be scored, and why."""
+
+    name: str
+    error: UserError
+
+
+@dataclass(frozen=True)
+class CohortScores:
+    """All patients of a cohort.
+
+    Attributes:
+        cases: Those that were scored, in the order they were found.
+        failed: Those that were not.
+    """
+
+    cases: tuple[CaseScore, ...]
+    failed: tuple[FailedCase, ...]
+
+    @property
+    def learnt_from(self) -> tuple[str, ...]:
+        """Patients the model had been trained on; their scores say nothing about new ones."""
+        return tuple(case.name for case in self.cases if case.learnt_from)
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """By region: mean, standard deviation (of the sample; 0 for one case) and median of Dice and HD95."""
+        table = {}
+        for region in REGIONS:
+            dice = [case.scores[region].dice for case in self.cases]
+            hd95 = [case.scores[region].hd95_mm for case in self.cases]
+            table[region] = {**_spread("dice", dice), **_spread("hd95_mm", hd95)}
+        return table
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, ready for `json.dumps`."""
+        return {
+            "cases": [
+                {
+                    "name": case.name,
+                    "model": case.model,
+                    "learnt_from": case.learnt_from,
+                    "seconds": round(case.seconds, 3),
+                    "regions": {region: vars(score) for region, score in case.scores.items()},
+                }
+                for case in self.cases
+            ],
+            "failed": [{"name": case.name, "error": str(case.error)} for case in self.failed],
+            "summary": self.summary() if self.cases else {},
+            "learnt_from": list(self.learnt_from),
+        }
+
+    def to_csv(self) -> str:
+        """One line a patient and region, for a spreadsheet or statistics program."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["case", "model", "region", "dice", "hd95_mm", "volume_ml", "truth_ml", "learnt_from"])
+        for case in self.cases:
+            for region, score in case.scores.items():
+                numbers = [score.dice, score.hd95_mm, score.volume_ml, score.truth_ml]
+                row = [f"{number:.6g}" for number in numbers]
+                writer.writerow([case.name, case.model, region, *row, "yes" if case.learnt_from else "no"])
+        return text.getvalue()
+
+
+def _spread(name: str, values: list[float]) -> dict[str, float]:
+    return {
+        f"{name}_mean": statistics.fmean(values),
+        f"{name}_sd": statistics.stdev(values) if len(values) > 1 else 0.0,
+        f"{name}_median": statistics.median(values),
+    }
+
+
+def cases_with_truth(paths: Iterable[Path]) -> list[SubjectFiles]:
+    """The patients of a cohort that have a ground truth.
+
+    Raises:
+        UserError: None has.
+    """
+    found = list(paths)
+    cases = [subject for subject in sequences.find_subjects(found) if subject.segmentation is not None]
+    if not cases:
+        names = ", ".join(path.name for path in found)
+        raise UserError(f"{names} holds no patient with a ground truth", "", "Choose the folder above the patients'.")
+    return cases
+
+
+def patients_learnt_from(card: ModelCard) -> frozenset[str]:
+    """Names of the patients a model was trained on, its teacher's and its pre-training's included where the card says.
+
+    Args:
+        card: Its ``training`` is the configuration as saved beside the weights.
+    """
+    names: set[str] = set()
+    waiting: list[Any] = [card.training]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Mapping):
+            names.update(str(name) for name in part.get("train_cases", ()))
+            waiting.extend(part.values())
+    return frozenset(names)
+
+
+class Models:
+    """The models of one run, each opened, and with that checked against its hashes, once.
+
+    Args:
+        name: Of the model to use for every patient; None picks the best for each by its sequences.
+        device: auto, cpu or cuda.
+    """
+
+    def __init__(self, name: str | None, device: runtime.Device) -> None:
+        self._listing = registry.list_models()
+        self._wanted = registry.find(name, self._listing.models) if name else None
+        self._device = device
+        self._open: dict[str, runtime.Network] = {}
+
+    @property
+    def problems(self) -> tuple[UserError, ...]:
+        """Model folders that cannot be used."""
+        return self._listing.problems
+
+    def choose(self, present: Iterable[Sequence]) -> registry.Choice:
+        """The model for these sequences and why.
+
+        Raises:
+            MissingSequence: No model works with them, or the one asked for does not.
+        """
+        if self._wanted is None:
+            return registry.choose(present, self._listing.models)
+        lacking = [sequence for sequence in self._wanted.sequences if sequence not in set(present)]
+        if lacking:
+            raise MissingSequence(
+                f"The {self._wanted.title} needs {in_words(lacking)}, which is not here",
+                "",
+                "Add the sequence, or leave the choice of the model to Gliascope.",
+            )
+        return registry.Choice(self._wanted, f"The {self._wanted.title} was asked for by name.")
+
+    def network(self, card: ModelCard) -> runtime.Network:
+        """The model's network, ready to run.
+
+        Raises:
+            BadModel: A file is not the one the card was written for.
+        """
+        if card.name not in self._open:
+            self._open[card.name] = runtime.open_network(card, self._device)
+        return self._open[card.name]
+
+
+def evaluate(
+    cases: Iterable[SubjectFiles],
+    models: Models,
+    only: tuple[Sequence, ...] | None,
+    convention: Convention | None,
+    progress: Progress,
+    scored: Callable[[CaseScore], None] = lambda case: None,
+) -> CohortScores:
+    """Segment every case as a new patient and compare with its truth.
+
+    Args:
+        cases: With a ground truth each.
+        models: Chooses the model, by the sequences the patient is allowed to have.
+        only: Sequences to pretend are all there is; None takes what each patient has.
+        convention: What the truth's labels mean; None tells it from all files together.
+        progress: Told of each case and each window in it.
+        scored: Called after each case.
+
+    Raises:
+        UserError: The convention cannot be told.
+        Cancelled: Asked to stop.
+    """
+    waiting = list(cases)
+    truths = [case.segmentation for case in waiting if case.segmentation is not None]
+    meaning = convention or nifti.find_convention(truths)
+    done: list[CaseScore] = []
+    failed: list[FailedCase] = []
+    for number, case in enumerate(waiting):
+        part = progress.part(number / len(waiting), (number + 1) / len(waiting))
+        try:
+            done.append(_score(case, models, only, meaning, part))
+        except UserError as error:
+            failed.append(FailedCase(case.name, error))
+        else:
+            scored(done[-1])
+    return CohortScores(tuple(done), tuple(failed))
+
+
+def _score(
+    case: SubjectFiles, models: Models, only: tuple[Sequence, ...] | None, meaning: Convention, progress: Progress
+) -> CaseScore:
+    lacking = [sequence for sequence in only or () if sequence not in case.files]
+    if lacking:
+        raise UserError(f"{case.name} has no {lacking[0].title}", "", "Leave the patient or the sequence out.")
+    card = models.choose(only or tuple(case.files)).card
+    # Only what the model sees is read: nothing of the other sequences can leak, and their faults do not matter.
+    files = SubjectFiles(
+        case.name, {sequence: case.files[sequence] for sequence in card.sequences}, (), case.segmentation, case.folder
+    )
+    subject = sequences.load(files, progress=progress.part(0.0, 0.2))
+    found = inference.segment(subject, card, progress.part(0.2, 1.0), network=models.network(card))
+    assert case.segmentation is not None
+    scores = metrics.score(found.label_map, nifti.read_label_map(case.segmentation, meaning))
+    return CaseScore(case.name, card.name, scores, case.name in patients_learnt_from(card), found.seconds)
