@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from app import __version__
-from engine.errors import Cancelled, CannotWrite, SequenceProblem, UserError
+from engine.errors import Cancelled, CannotWrite, ChooseVolume, GridMismatch, SequenceProblem, UserError
 from engine.progress import Progress
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from app.cohort import CohortScores, Models
     from engine.nifti import Convention
     from engine.sequences import SubjectFiles
-    from engine.volume import Sequence
+    from engine.volume import Sequence, Subject, Volume
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 DEMO = ASSETS / "demo"
@@ -97,7 +96,9 @@ def say(sentence: str) -> None:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"gliascope {__version__}")
+        from engine.export import version
+
+        typer.echo(f"gliascope {version()}")
         raise typer.Exit
 
 
@@ -137,6 +138,9 @@ def segment(
     resample: Annotated[
         bool, typer.Option("--resample", help="Bring sequences of different grids onto the finest one.")
     ] = False,
+    volume: Annotated[
+        int, typer.Option("--volume", min=1, help="Of a file that holds several volumes, take this one.")
+    ] = 0,
     as_json: JsonOption = False,
 ) -> int:
     """Segment patients; writes NAME_seg.nii.gz and NAME_seg.json for each.
@@ -144,27 +148,27 @@ def segment(
     One that fails does not stop the others; the exit code is then 2.
     """
     from app.cohort import Models
-    from engine import sequences
     from engine.volume import Sequence
 
     named = {s: path for s, path in zip(Sequence, (t1, t1ce, t2, flair), strict=True) if path is not None}
     if not paths and not named:
         raise UserError("There is nothing to segment", "", "Name files of one patient, or folders, a patient each.")
-    subjects = sequences.find_subjects(paths) if paths else []
+    subjects, problems = _find(paths) if paths else ([], [])
+    failed = [{"name": "", "error": str(problem)} for problem in problems]
     if named:
         subjects = [_with_named(subjects, named)]
     models = Models(None if model == "auto" else model, device)
-    for problem in models.problems:
+    for problem in (*problems, *models.problems):
         say(str(problem))
     done: list[dict[str, Any]] = []
-    failed: list[dict[str, str]] = []
     taken: dict[str, Path] = {}
-    with _progress(f"{len(subjects)} patients" if len(subjects) > 1 else "Segmenting") as progress:
+    with _progress("Segmenting") as progress:
         for number, files in enumerate(subjects):
             part = progress.part(number / len(subjects), (number + 1) / len(subjects))
+            part.update(0.0, files.name)
             try:
                 _refuse_same_name(files, taken)
-                done.append(_segment_one(files, models, out, resample, part))
+                done.append(_segment_one(files, models, out, part, resample, volume))
             except UserError as error:
                 failed.append({"name": files.name, "error": str(error)})
                 say(str(error) if len(subjects) == 1 else f"{files.name}: {error}")
@@ -259,7 +263,7 @@ def demo(
 
     with _progress("Segmenting the demo patient") as progress:
         files = sequences.find_subjects([DEMO])[0]
-        result = _segment_one(files, Models(None, "auto"), out, resample=False, progress=progress.part(0.0, 0.8))
+        result = _segment_one(files, Models(None, "auto"), out, progress.part(0.0, 0.8))
         progress.update(0.8, "drawing the picture")
         picture = application.render_demo(out.resolve() / "gliascope-demo.png", Path(result["mask"]))
     _tell(result)
@@ -326,45 +330,87 @@ def train(
 # --- one patient ------------------------------------------------------------------------------------------------------
 
 
-def _segment_one(files: SubjectFiles, models: Models, out: Path, resample: bool, progress: Progress) -> dict[str, Any]:
+def _find(paths: list[Path]) -> tuple[list[SubjectFiles], list[UserError]]:
+    """The patients in ``paths``; what is wrong with one folder does not hide the others."""
+    from engine import nifti, sequences
+
+    try:
+        return sequences.find_subjects(paths), []
+    except UserError as error:
+        loose = [path for path in paths if nifti.is_nifti_name(path) or not path.is_dir()]
+        folders = [path for path in paths if path not in loose]
+        if not loose and len(folders) == 1:
+            folders = sorted(path for path in folders[0].iterdir() if path.is_dir() and not path.name.startswith("."))
+        parts = [[folder] for folder in folders] + ([loose] if loose else [])
+        if len(parts) < 2:
+            raise error from None
+    found: list[SubjectFiles] = []
+    problems: list[UserError] = []
+    for part in parts:
+        try:
+            found += sequences.find_subjects(part)
+        except UserError as problem:
+            problems.append(problem)
+    return found, problems
+
+
+def _segment_one(
+    files: SubjectFiles, models: Models, out: Path, progress: Progress, resample: bool = False, volume: int = 0
+) -> dict[str, Any]:
     """Read, segment and save one patient exactly as the window does; returns what to tell."""
     from engine import export, inference, sequences
 
-    if not files.files:
+    if not files.files and files.unknown:
         names = ", ".join(path.name for path in files.unknown)
         raise SequenceProblem(
-            f"Which sequence {names or files.name} is cannot be told from its name",
+            f"Which sequence {names} is cannot be told from its name",
             "",
             "Say so with --t1, --t1ce, --t2 or --flair and the file.",
         )
     notes = [f"{path.name} was left out: its sequence cannot be told from its name." for path in files.unknown]
-    for sequence, path in files.files.items():
-        detected = sequences.detect(path)
-        if detected.sequence is sequence and not detected.certain:
-            notes.append(f"{path.name} was taken for {sequence.title}: {detected.why}")
+    for sequence in sorted(files.uncertain):
+        path = files.files[sequence]
+        notes.append(f"{path.name} was taken for {sequence.title} ({sequences.detect(path).why}).")
     choice = models.choose(files.files)
-    progress.update(0.0, f"{files.name}: reading")
-    subject = sequences.load(files, resample=resample, progress=progress.part(0.0, 0.15))
+    subject = _read(files, resample, volume, progress.part(0.0, 0.15))
     network = models.network(choice.card)
     found = inference.segment(subject, choice.card, progress.part(0.15, 0.95), network=network)
-    progress.update(0.95, f"{files.name}: saving")
-    saved = export.save(found, subject, out)
+    progress.update(0.95, "saving")
+    saved = export.save(found, subject, out, reason=choice.reason)
+    record = export.provenance(found, subject, choice.reason)
+    record["notes"] = [*notes, *network.fallbacks, *(note for note in found.notes if note not in network.fallbacks)]
     return {
         "name": files.name,
         "mask": str(saved.mask.resolve()),
         "sidecar": str(saved.sidecar.resolve()),
-        "volumes_ml": {region: round(ml, 3) for region, ml in found.volumes_ml.items()},
-        "model": {"name": choice.card.name, "version": choice.card.version},
-        "reason": choice.reason,
-        "sequences": {
-            "used": [sequence.value for sequence in choice.card.sequences],
-            "not_used": [sequence.value for sequence in subject if sequence not in choice.card.sequences],
-        },
-        "device": found.device,
-        "precision": found.precision,
-        "seconds": round(found.seconds, 3),
-        "notes": [*notes, *found.notes],
+        "verified": saved.verified,
+        **record,
     }
+
+
+def _read(files: SubjectFiles, resample: bool, volume: int, progress: Progress) -> Subject:
+    """The patient's volumes; what can be chosen is put into the words of this command line."""
+    from engine import nifti, sequences
+    from engine.volume import Subject
+
+    try:
+        if not volume:
+            return sequences.load(files, resample=resample, progress=progress)
+        volumes: dict[Sequence, Volume] = {}
+        for sequence, path in files.files.items():
+            progress.update(len(volumes) / len(files.files), f"reading {sequence.title}")
+            try:
+                volumes[sequence] = nifti.read(path, sequence)
+            except ChooseVolume:
+                volumes[sequence] = nifti.read(path, sequence, volume - 1)
+        return Subject(files.name, volumes)
+    except ChooseVolume as error:
+        raise ChooseVolume(
+            error.what, error.why, f"Choose one with --volume 1 to {error.count}.", error.count
+        ) from error
+    except GridMismatch as error:
+        todo = error.what_to_do if resample or volume else "Add --resample to bring them together, or leave one out."
+        raise GridMismatch(error.what, error.why, todo) from error
 
 
 def _with_named(subjects: list[SubjectFiles], named: dict[Sequence, Path]) -> SubjectFiles:
@@ -581,8 +627,10 @@ def _report_a_bug(kind: type[BaseException], error: BaseException, trace: types.
     import tempfile
     import traceback
 
+    from engine.export import version
+
     text = "".join(traceback.format_exception(kind, error, trace))
-    about = f"Gliascope {__version__}, Python {platform.python_version()}, {platform.platform()}\n\n"
+    about = f"Gliascope {version()}, Python {platform.python_version()}, {platform.platform()}\n\n"
     with tempfile.NamedTemporaryFile(
         "w", prefix="gliascope-report-", suffix=".txt", delete=False, encoding="utf-8"
     ) as report:
