@@ -7,6 +7,7 @@ and the affine together, so the same point of the world keeps its value.
 
 from __future__ import annotations
 
+import gzip
 import itertools
 from pathlib import Path
 
@@ -135,16 +136,16 @@ def write(
         **fields: Header fields set last, whatever they say.
     """
     kind = np.dtype(dtype) if dtype else data.dtype
-    image = nib.Nifti1Image(data.astype(kind.newbyteorder("=")), None)
+    image = nib.Nifti1Image(data.astype(kind.newbyteorder("=")), None, dtype=kind.newbyteorder("="))
     if kind.byteorder == ">":
         image = nib.Nifti1Image(np.asarray(image.dataobj), None, image.header.as_byteswapped(">"))
     image.header.set_data_dtype(kind)
     image.set_sform(affine, code=sform)
     image.set_qform(affine, code=qform)
-    for field, value in fields.items():
-        image.header[field] = value
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(image, path)
+    # nibabel mends a header while saving, so what is meant to be odd goes in afterwards.
+    _patch(path, {"sform_code": sform, "qform_code": qform, **fields})
     return path
 
 
@@ -179,6 +180,16 @@ def value_at(volume: Volume, millimetres: tuple[float, float, float], centre: tu
     """The voxel of ``volume`` nearest to a place given in mm from the middle of the head."""
     i, j, k = np.rint(volume.grid.to_voxel(np.array([np.add(millimetres, centre)])))[0].astype(int)
     return float(volume.data[i, j, k])
+
+
+def _patch(path: Path, fields: dict[str, object]) -> None:
+    packed = path.name.endswith(".gz")
+    raw = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
+    header = nib.Nifti1Header(raw[:348], check=False)
+    for field, value in fields.items():
+        header[field] = value
+    raw = header.structarr.tobytes() + raw[348:]
+    path.write_bytes(gzip.compress(raw, compresslevel=1, mtime=0) if packed else raw)
 
 
 def _millimetres(
