@@ -1,0 +1,322 @@
+"""What lies over the window for a moment: cards, the two drop targets, and the line that says what went wrong."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QEvent, QObject, QRectF, Qt, QTimer, Signal
+from PySide6.QtGui import QColor, QGuiApplication, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen, QShowEvent
+from PySide6.QtWidgets import (
+    QFrame,
+    QGridLayout,
+    QHBoxLayout,
+    QPushButton,
+    QSizePolicy,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+
+from app.controls import IconButton, label, push
+from app.session import Problem, Session
+from app.theme import Theme, blend
+from app.welcome import Emblem
+
+RESEARCH_USE = "Research use only. Not a medical device; not for diagnosis or treatment decisions."
+
+SHORTCUTS = (
+    ("Look", (
+        ("Wheel", "Next slice"),
+        ("Page Up, Page Down", "Next slice of the plane under the pointer"),
+        ("Left button, arrows", "Move the crosshair (Shift: ten voxels)"),
+        ("Right drag", "Window and level (double-click: reset)"),
+        ("Middle drag, Shift drag", "Move the picture"),
+        ("Ctrl and wheel, + and -", "Zoom"),
+        ("0", "Whole head again"),
+        ("Double-click, Enter", "One big view, and back"),
+    )),
+    ("Sequences and masks", (
+        ("1  2  3  4", "Show T1, T1ce, T2, FLAIR"),
+        ("Space", "Masks on and off"),
+        ("[  ]", "Opacity"),
+        ("O", "Fill or outline"),
+        ("G", "Largest slice of the tumour"),
+        ("R", "Radiological or neurological side"),
+    )),
+    ("Work", (
+        ("Ctrl O", "Open files"),
+        ("Ctrl Shift O", "Open a folder"),
+        ("Ctrl D", "Demo patient"),
+        ("Ctrl Return", "Segment"),
+        ("Esc", "Cancel, or close what lies on top"),
+        ("Ctrl S", "Save"),
+        ("F9", "Side panel"),
+        ("?", "This sheet"),
+    )),
+)  # fmt: skip
+
+
+class Card(QWidget):
+    """A card in the middle of a dimmed window; the window below cannot be reached until it is closed.
+
+    Signals:
+        closed: It was closed.
+    """
+
+    closed = Signal()
+
+    def __init__(self, theme: Theme, window: QWidget, width: int, words: str) -> None:
+        super().__init__(window)
+        self._theme = theme
+        self.setAccessibleName(words)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(24, 24, 24, 24)
+        self.card = QFrame()
+        self.card.setObjectName("card")
+        self.card.setFixedWidth(width)
+        self.body = QVBoxLayout(self.card)
+        self.body.setContentsMargins(32, 28, 32, 28)
+        self.body.setSpacing(12)
+        outer.addWidget(self.card, 0, Qt.AlignmentFlag.AlignCenter)
+        self.close_button = push("Close", "primary")
+        self.close_button.clicked.connect(self.leave)
+        window.installEventFilter(self)
+        self.setGeometry(window.rect())
+
+    def finish(self) -> None:
+        """Add the button; called when everything else is in."""
+        row = QHBoxLayout()
+        row.addStretch()
+        row.addWidget(self.close_button)
+        self.body.addSpacing(8)
+        self.body.addLayout(row)
+
+    def leave(self) -> None:
+        """Close it."""
+        self.hide()
+        self.closed.emit()
+        self.deleteLater()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        self.raise_()
+        self.close_button.setFocus(Qt.FocusReason.TabFocusReason)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        if event.type() is QEvent.Type.Resize and isinstance(watched, QWidget):
+            self.setGeometry(watched.rect())
+        return False
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        if event.key() in (Qt.Key.Key_Escape, Qt.Key.Key_Return, Qt.Key.Key_Enter):
+            self.leave()
+        event.accept()
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        event.accept()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        shade = QColor(blend(self._theme.colours.background, "#000000", 0.35))
+        shade.setAlpha(190)
+        painter.fillRect(self.rect(), shade)
+
+
+def first_run_card(theme: Theme, window: QWidget) -> Card:
+    """What everybody reads once."""
+    card = Card(theme, window, 520, "Research use only")
+    card.body.addWidget(label("Research use only", "title"))
+    for words in (
+        "Gliascope outlines brain tumours for research. It is not a medical device, and no authority has reviewed it. "
+        "Do not use it for diagnosis or treatment decisions.",
+        "Its models learned from adult gliomas before surgery. Children, metastases, meningiomas and cavities after "
+        "surgery are outside what they know.",
+        "Check every mask by eye. Nothing you open leaves this computer.",
+    ):
+        card.body.addWidget(label(words, "secondary", wrap=True))
+    card.close_button.setText("I understand")
+    card.close_button.setAccessibleName("I understand")
+    card.finish()
+    return card
+
+
+def about_card(theme: Theme, window: QWidget) -> Card:
+    """What the program is."""
+    from engine.export import version  # with what it writes to files; a window on its way up needs none of that
+
+    card = Card(theme, window, 480, "About Gliascope")
+    head = QHBoxLayout()
+    head.setSpacing(18)
+    head.addWidget(Emblem(theme, 56))
+    words = QVBoxLayout()
+    words.setSpacing(2)
+    words.addWidget(label("Gliascope", "title"))
+    words.addWidget(label(f"Version {version()}", "secondary"))
+    head.addLayout(words, 1)
+    card.body.addLayout(head)
+    card.body.addSpacing(4)
+    for text in (
+        "Outlines a brain tumour on whatever MRI sequences a patient has, with a model made for exactly those.",
+        RESEARCH_USE,
+        "After Rahimpour et al., Cross-Modal Distillation to Improve MRI-Based Brain Tumor Segmentation With Missing "
+        "MRI Sequences, IEEE Trans Biomed Eng 2022;69(7):2153-2164. The models' cards name the data they learned from.",
+        "No network connection is ever made.",
+    ):
+        card.body.addWidget(label(text, "secondary", wrap=True))
+    card.finish()
+    return card
+
+
+def shortcut_card(theme: Theme, window: QWidget) -> Card:
+    """Every key and what it does."""
+    card = Card(theme, window, 820, "Keys and mouse")
+    card.body.addWidget(label("Keys and mouse", "title"))
+    columns = QHBoxLayout()
+    columns.setSpacing(40)
+    left, right = QVBoxLayout(), QVBoxLayout()
+    for side, groups in ((left, SHORTCUTS[:1]), (right, SHORTCUTS[1:])):
+        for name, lines in groups:
+            side.addWidget(label(name.upper(), "caption"))
+            grid = QGridLayout()
+            grid.setHorizontalSpacing(14)
+            grid.setVerticalSpacing(7)
+            grid.setColumnStretch(1, 1)
+            for row, (keys, meaning) in enumerate(lines):
+                key = label(keys, "key")
+                key.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
+                grid.addWidget(key, row, 0)
+                grid.addWidget(label(meaning, "secondary", wrap=True), row, 1)
+            side.addLayout(grid)
+            side.addSpacing(12)
+        side.addStretch()
+        columns.addLayout(side, 1)
+    card.body.addLayout(columns)
+    card.finish()
+    return card
+
+
+class Banner(QFrame):
+    """One calm line above the pictures: what happened, why, and what can be done about it."""
+
+    def __init__(self, theme: Theme, session: Session) -> None:
+        super().__init__()
+        self.setObjectName("banner")
+        self._session = session
+        row = QHBoxLayout(self)
+        row.setContentsMargins(16, 10, 8, 10)
+        row.setSpacing(10)
+        self.words = label("", "", wrap=True)
+        self.words.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.words.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        row.addWidget(self.words, 1)
+        self.volume = QSpinBox()
+        self.volume.setAccessibleName("Number of the volume")
+        self.volume.setMinimumWidth(110)
+        row.addWidget(self.volume)
+        self.open_volume = push("Open it")
+        self.open_volume.clicked.connect(self._open_volume)
+        row.addWidget(self.open_volume)
+        self._actions = QHBoxLayout()
+        self._actions.setSpacing(8)
+        row.addLayout(self._actions)
+        self.copy = push("Copy details", "", "Copy a report for whoever looks after the program; no patient data in it")
+        self.copy.clicked.connect(self._copy)
+        row.addWidget(self.copy)
+        self.close_button = IconButton(theme, "x", "Close this message (Esc)")
+        self.close_button.clicked.connect(session.dismiss)
+        row.addWidget(self.close_button, 0, Qt.AlignmentFlag.AlignTop)
+        self.buttons: list[QPushButton] = []
+        session.problem_changed.connect(self._update)
+        self._update()
+
+    def _update(self) -> None:
+        problem = self._session.problem
+        for button in self.buttons:
+            self._actions.removeWidget(button)
+            button.hide()
+            button.deleteLater()
+        self.buttons = []
+        self.setVisible(problem is not None)
+        if problem is None:
+            return
+        self.words.setText(problem.sentence)
+        self.setAccessibleName(problem.sentence)
+        self.setProperty("kind", "note" if problem.note else "problem")
+        self.style().unpolish(self)
+        self.style().polish(self)
+        for title, act in problem.actions:
+            button = push(title)
+            button.clicked.connect(act)
+            self._actions.addWidget(button)
+            self.buttons.append(button)
+        self._offer_volumes(problem)
+        self.copy.setVisible(bool(problem.details))
+
+    def _offer_volumes(self, problem: Problem) -> None:
+        self.volume.setVisible(problem.volumes is not None)
+        self.open_volume.setVisible(problem.volumes is not None)
+        if problem.volumes is not None:
+            count = problem.volumes[1]
+            self.volume.setRange(1, count)
+            self.volume.setSuffix(f" of {count}")
+
+    def _open_volume(self) -> None:
+        problem = self._session.problem
+        if problem is not None and problem.volumes is not None:
+            self._session.choose_volume(problem.volumes[0], self.volume.value() - 1)
+
+    def _copy(self) -> None:
+        problem = self._session.problem
+        if problem is not None:
+            from engine.export import version
+
+            QGuiApplication.clipboard().setText(f"Gliascope {version()}\n{problem.details}")
+            self.copy.setText("Copied")
+            QTimer.singleShot(1500, self.copy, lambda: self.copy.setText("Copy details"))
+
+
+class DropTargets(QWidget):
+    """While files hang over a window with a patient: where to drop them for what."""
+
+    def __init__(self, theme: Theme, window: QWidget) -> None:
+        super().__init__(window)
+        self._theme = theme
+        self._split = 0
+        self._on_panel = False
+        self._name = ""
+        self.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+        self.hide()
+
+    def show_over(self, area: QWidget, split: int, name: str) -> None:
+        """Cover ``area``; left of ``split`` pixels files are added to ``name``, right of it they open a new one."""
+        self.setGeometry(area.geometry())
+        self._split, self._name = split, name
+        self.show()
+        self.raise_()
+
+    def point(self, on_panel: bool) -> None:
+        """Over which of the two the pointer is."""
+        self._on_panel = on_panel
+        self.update()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        c = self._theme.colours
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        areas = []
+        if self._split > 0:
+            areas.append((QRectF(0, 0, self._split, self.height()), f"Add to {self._name}", self._on_panel))
+        rest = QRectF(self._split, 0, self.width() - self._split, self.height())
+        areas.append((rest, "Open as a new patient", not self._on_panel or self._split == 0))
+        for area, words, hot in areas:
+            shade = QColor(c.background)
+            shade.setAlpha(225)
+            painter.fillRect(area, shade)
+            pen = QPen(QColor(c.accent if hot else c.hairline), 2 if hot else 1.5)
+            pen.setDashPattern([5, 5])
+            painter.setPen(pen)
+            painter.setBrush(QColor(blend(c.accent, c.background, 0.08)) if hot else Qt.BrushStyle.NoBrush)
+            box = area.adjusted(14, 14, -14, -14)
+            painter.drawRoundedRect(box, 12, 12)
+            painter.setPen(QColor(c.text if hot else c.secondary))
+            flags = int(Qt.AlignmentFlag.AlignCenter) | int(Qt.TextFlag.TextWordWrap)
+            painter.drawText(box.adjusted(12, 12, -12, -12), flags, words)

@@ -1,0 +1,242 @@
+"""The model and why, the one button, and the result."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QColor
+from PySide6.QtWidgets import QColorDialog, QGridLayout, QHBoxLayout, QProgressBar, QSizePolicy, QSlider, QWidget
+
+from app.controls import IconButton, Section, Segments, Swatch, label, push
+from app.session import Session, Stage
+from app.theme import Theme
+from app.viewer_model import ViewerModel
+
+
+class SegmentPanel(Section):
+    """Which model, why, how good, and Segment, which is Cancel while it works.
+
+    Nothing moves when the work begins or ends: the line under the button is always there.
+    """
+
+    def __init__(self, theme: Theme, session: Session) -> None:
+        super().__init__("MODEL")
+        self._session = session
+        self.title = label("", wrap=True)
+        self.reason = label("", "secondary", wrap=True)
+        self.body.addWidget(self.title)
+        self.body.addWidget(self.reason)
+        self.body.addSpacing(2)
+
+        self.button = push("Segment", "primary")
+        self.button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.button.clicked.connect(self._pressed)
+        self.body.addWidget(self.button)
+        self.bar = QProgressBar()
+        self.bar.setRange(0, 1000)
+        self.bar.setTextVisible(False)
+        self.bar.setAccessibleName("Progress")
+        keep = self.bar.sizePolicy()
+        keep.setRetainSizeWhenHidden(True)
+        self.bar.setSizePolicy(keep)
+        self.body.addWidget(self.bar)
+        line = QHBoxLayout()
+        self.step = label("", "small")
+        self.left = label("", "small")
+        line.addWidget(self.step, 1)
+        line.addWidget(self.left)
+        self.body.addLayout(line)
+
+        session.patient_changed.connect(self._update)
+        session.stage_changed.connect(self._update)
+        session.result_changed.connect(self._update)
+        session.progressed.connect(self._progress)
+        self._update()
+
+    def _pressed(self) -> None:
+        if self._session.stage is Stage.SEGMENTING:
+            self._session.cancel()
+        else:
+            self._session.segment()
+
+    def _update(self) -> None:
+        session = self._session
+        choice, stage = session.choice, session.stage
+        working = stage in (Stage.SEGMENTING, Stage.STOPPING)
+        if choice is not None:
+            self.title.setText(choice.card.title)
+            self.reason.setText(choice.reason)
+        else:
+            self.title.setText("")
+            self.reason.setText("Reading the scans." if stage is Stage.LOADING else session.why_not)
+        self.title.setVisible(choice is not None)
+        self.reason.setVisible(bool(self.reason.text()))
+
+        names = {Stage.SEGMENTING: "Cancel", Stage.STOPPING: "Stopping", Stage.DONE: "Segment again"}
+        words = names.get(stage, "Segment")
+        self.button.setText(words)
+        self.button.setAccessibleName(words)
+        # Cancel is not what a person is asked to press; it steps back while it can be pressed.
+        name = "" if working else "primary"
+        if self.button.objectName() != name:
+            self.button.setObjectName(name)
+            self.button.style().unpolish(self.button)
+            self.button.style().polish(self.button)
+            self.button.setFixedHeight(36)
+        able = stage is Stage.SEGMENTING or (choice is not None and stage in (Stage.READY, Stage.DONE))
+        self.button.setEnabled(able)
+        if stage is Stage.STOPPING:
+            self.button.setToolTip("It stops at the end of the step under way.")
+        elif able:
+            self.button.setToolTip("Stop (Esc)" if working else "Outline the tumour (Ctrl+Return)")
+        else:
+            self.button.setToolTip(session.why_not or "The scans are being read.")
+
+        busy = working or stage is Stage.LOADING
+        self.bar.setVisible(busy)
+        if not busy:
+            self.bar.setValue(0)
+            self.left.setText("")
+            self.step.setText(self._how_it_went() if stage is Stage.DONE else "")
+        elif stage is Stage.STOPPING:
+            self.step.setText("stopping after this step")
+            self.left.setText("")
+        elif self.bar.value() == 0:
+            self.step.setText("starting" if working else "reading")
+
+    def _how_it_went(self) -> str:
+        result = self._session.result
+        if result is None:
+            return ""
+        segmentation = result.segmentation
+        return f"{result.seconds:.1f} s on {segmentation.device} ({segmentation.precision})"
+
+    def _progress(self, fraction: float, message: str, left: float | None) -> None:
+        if self._session.stage is Stage.STOPPING:
+            return
+        self.bar.setValue(round(1000 * fraction))
+        self.step.setText(message)
+        self.left.setText("" if left is None else f"{max(1, round(left))} s left")
+
+
+class ResultPanel(Section):
+    """Volumes, how the masks are drawn, and Save.
+
+    Signals:
+        save: The user wants to save.
+    """
+
+    save = Signal()
+
+    def __init__(self, theme: Theme, model: ViewerModel, session: Session) -> None:
+        super().__init__("RESULT")
+        self.setProperty("last", "true")
+        self._theme, self._model, self._session = theme, model, session
+        self.go_button = IconButton(theme, "crosshair-simple", "Go to the largest slice (G)")
+        self.go_button.clicked.connect(session.go_to_largest)
+        self.head.addWidget(self.go_button)
+
+        grid = QGridLayout()
+        grid.setHorizontalSpacing(6)
+        grid.setVerticalSpacing(4)
+        grid.setColumnStretch(1, 1)
+        self.swatches: dict[str, Swatch] = {}
+        self.eyes: dict[str, IconButton] = {}
+        self.volumes: dict[str, QWidget] = {}
+        self._values = {}
+        for row, (region, title) in enumerate((("whole_tumour", "Whole tumour"), ("core", "Core"))):
+            swatch = Swatch(getattr(model.overlay, region), title.lower())
+            swatch.clicked.connect(lambda _=False, r=region: self._recolour(r))
+            eye = IconButton(theme, "eye", f"Hide the {title.lower()}")
+            eye.clicked.connect(lambda _=False, r=region: self._toggle(r))
+            value = label("")
+            value.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+            value.setAccessibleName(f"Volume of the {title.lower()}")
+            grid.addWidget(swatch, row, 0)
+            grid.addWidget(label(title), row, 1)
+            grid.addWidget(value, row, 2)
+            grid.addWidget(eye, row, 3)
+            self.swatches[region], self.eyes[region], self._values[region] = swatch, eye, value
+        self.volumes = dict(self._values)
+        self.body.addLayout(grid)
+
+        look = QHBoxLayout()
+        look.setSpacing(10)
+        name = label("Opacity", "secondary")
+        self.opacity = QSlider(Qt.Orientation.Horizontal)
+        self.opacity.setRange(0, 100)
+        self.opacity.setPageStep(10)
+        self.opacity.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self.opacity.setAccessibleName("Opacity of the fill")
+        self.opacity.setToolTip("Opacity of the fill ([ and ])")
+        self.opacity.valueChanged.connect(lambda value: model.set_overlay(opacity=value / 100))
+        name.setBuddy(self.opacity)
+        self.style_choice = Segments(
+            ((True, "Fill", "Fill and outline (O)"), (False, "Outline", "Outline alone (O)")), "How masks are drawn"
+        )
+        self.style_choice.chosen.connect(lambda filled: model.set_overlay(filled=bool(filled)))
+        look.addWidget(name)
+        look.addWidget(self.opacity, 1)
+        look.addWidget(self.style_choice)
+        self.body.addLayout(look)
+
+        self.save_button = push("Save", "", "Save the mask and a record of how it was made (Ctrl+S)")
+        self.save_button.clicked.connect(self.save)
+        self.save_button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.body.addWidget(self.save_button)
+        self.saved = label("", "small", wrap=True)
+        self.body.addWidget(self.saved)
+        self.notes = label("", "small", wrap=True)
+        self.body.addWidget(self.notes)
+
+        session.result_changed.connect(self._update)
+        session.saved_changed.connect(self._update)
+        session.stage_changed.connect(self._update)
+        model.overlay_changed.connect(self._update_look)
+        self._update()
+        self._update_look()
+
+    def _update(self) -> None:
+        result, saved = self._session.result, self._session.saved
+        self.setVisible(result is not None)
+        if result is None:
+            return
+        volumes = result.segmentation.volumes_ml
+        for region, key in (("whole_tumour", "whole_tumour"), ("core", "tumour_core")):
+            self._values[region].setText(f"{volumes[key]:.1f} ml")
+        self.go_button.setEnabled(result.mask.largest is not None)
+        self.save_button.setEnabled(self._session.stage is Stage.DONE)
+        self.saved.setText(f"Saved as {saved.mask.name}. {saved.verified}" if saved is not None else "")
+        self.saved.setVisible(saved is not None)
+        self.notes.setText(" ".join(result.segmentation.notes))
+        self.notes.setVisible(bool(result.segmentation.notes))
+
+    def _update_look(self) -> None:
+        overlay = self._model.overlay
+        self.opacity.blockSignals(True)
+        self.opacity.setValue(round(100 * overlay.opacity))
+        self.opacity.blockSignals(False)
+        self.opacity.setEnabled(overlay.filled)
+        self.opacity.setToolTip(
+            "Opacity of the fill ([ and ])" if overlay.filled else "The outline alone has no fill; choose Fill first."
+        )
+        self.style_choice.set(overlay.filled)
+        for region, shown in (("whole_tumour", overlay.whole_tumour_shown), ("core", overlay.core_shown)):
+            title = region.replace("_", " ")
+            self.eyes[region].draw("eye" if shown else "eye-slash")
+            self.eyes[region].say(f"Hide the {title}" if shown else f"Show the {title}")
+            self.swatches[region].set_colour(getattr(overlay, region))
+
+    def _toggle(self, region: str) -> None:
+        now = getattr(self._model.overlay, f"{region}_shown")
+        self._model.set_overlay(**{f"{region}_shown": not now})
+
+    def _recolour(self, region: str) -> None:
+        before = QColor(self.swatches[region].colour)
+        dialog = QColorDialog(before, self)
+        dialog.setOption(QColorDialog.ColorDialogOption.DontUseNativeDialog)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.setWindowTitle(f"Colour of the {region.replace('_', ' ')}")
+        # The picture follows while choosing; leaving without choosing brings the old colour back.
+        dialog.currentColorChanged.connect(lambda colour: self._model.set_overlay(**{region: colour.name().upper()}))
+        dialog.rejected.connect(lambda: self._model.set_overlay(**{region: before.name().upper()}))
+        dialog.open()

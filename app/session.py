@@ -1,0 +1,724 @@
+"""The patient on the desk: what was dropped, what was read, which model fits, the result, and saving it.
+
+Everything heavy happens in jobs; the session knows no widget, so all of it can be driven without a window.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import QObject, Signal
+
+from app.jobs import Job, Jobs, Queue
+from app.theme import ASSETS
+from app.viewer_model import Layer, LayerKey, Mask, ViewerModel
+from engine.errors import ChooseVolume, GridMismatch, MissingSequence, SequenceProblem, UserError
+from engine.progress import Progress
+from engine.volume import Sequence, Subject, Volume
+
+if TYPE_CHECKING:
+    # Reading and segmenting pull in libraries that a window on its way to the screen does not need yet.
+    from engine.export import Saved
+    from engine.inference import Segmentation
+    from engine.model_card import ModelCard
+    from engine.registry import Choice, Listing
+    from engine.sequences import SubjectFiles
+
+DEMO = ASSETS / "demo"
+
+# Before this share of the work is done, seconds left are a guess that only unsettles.
+ESTIMATE_FROM = 0.08
+
+
+class Stage(Enum):
+    """Where the session is."""
+
+    EMPTY = auto()
+    LOADING = auto()
+    READY = auto()
+    SEGMENTING = auto()
+    STOPPING = auto()
+    DONE = auto()
+
+
+class Presence(Enum):
+    """What is known of a sequence."""
+
+    ABSENT = "absent"
+    PRESENT = "present"
+    UNCERTAIN = "uncertain"
+    UNKNOWN = "which sequence?"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the list of sequences.
+
+    Attributes:
+        sequence: Which sequence, or None for a file nobody has named yet.
+        path: The file, or None where the sequence is absent.
+        presence: What is known.
+        why: How it was told, in words.
+    """
+
+    sequence: Sequence | None
+    path: Path | None
+    presence: Presence
+    why: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something to tell the user, with what can be done about it.
+
+    Attributes:
+        sentence: What happened, why, and what to do.
+        actions: Titles and what they do.
+        volumes: For a file that holds several volumes: the file and how many.
+        details: For somebody who mends the program; empty for what the user can mend.
+        note: True when nothing went wrong.
+    """
+
+    sentence: str
+    actions: tuple[tuple[str, Callable[[], None]], ...] = ()
+    volumes: tuple[Path, int] | None = None
+    details: str = ""
+    note: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """What reading a patient gave.
+
+    Attributes:
+        layers: Everything that can be looked at.
+        subject: The sequences that can be segmented together, or None.
+        mismatch: Why they cannot, when it is their grids.
+        why: For each file, how certain its sequence is and how it was told.
+        listing: The models there are.
+    """
+
+    layers: dict[LayerKey, Layer]
+    subject: Subject | None
+    mismatch: GridMismatch | None
+    why: dict[Path, tuple[bool, str]]
+    listing: Listing
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A segmentation and how long it took from the click."""
+
+    segmentation: Segmentation
+    mask: Mask
+    choice: Choice
+    seconds: float
+
+
+@dataclass
+class _Desk:
+    """What one patient brings with it; replaced as a whole by the next."""
+
+    files: SubjectFiles | None = None
+    indices: dict[Path, int] = field(default_factory=dict)
+    resample: bool = False
+    confirmed: set[Path] = field(default_factory=set)
+    opened: Opened | None = None
+    choice: Choice | None = None
+    why_not: str = ""
+    result: Result | None = None
+    saved: Saved | None = None
+
+
+class SeveralVolumes(ChooseVolume):
+    """A file of a patient holds several volumes; says which file.
+
+    Args:
+        path: The file.
+        cause: What reading it said.
+    """
+
+    def __init__(self, path: Path, cause: ChooseVolume) -> None:
+        self.path = path
+        super().__init__(cause.what, cause.why, cause.what_to_do, cause.count)
+
+
+class Session(QObject):
+    """One patient at a time, from files to a saved mask.
+
+    Signals:
+        stage_changed: Another `Stage`.
+        patient_changed: Other files, other sequences, another model, or none.
+        progressed: Fraction 0..1, what is being done, and seconds left or None.
+        result_changed: There is a result, or none.
+        saved_changed: The result lies in a file now, or no longer does.
+        problem_changed: There is something to tell, or nothing any more.
+    """
+
+    stage_changed = Signal()
+    patient_changed = Signal()
+    progressed = Signal(float, str, object)
+    result_changed = Signal()
+    saved_changed = Signal()
+    problem_changed = Signal()
+
+    def __init__(self, model: ViewerModel, jobs: Jobs, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.model = model
+        self._jobs = jobs
+        self._stage = Stage.EMPTY
+        self._desk = _Desk()
+        self._patients: list[SubjectFiles] = []
+        self._problem: Problem | None = None
+        self._job: Job | None = None
+        self._started = 0.0
+        self._segment_next = False
+
+    # What is there
+
+    @property
+    def stage(self) -> Stage:
+        """Where the session is."""
+        return self._stage
+
+    @property
+    def name(self) -> str:
+        """What the patient is called."""
+        return self._desk.files.name if self._desk.files is not None else ""
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the patient's files lie."""
+        return self._desk.files.folder if self._desk.files is not None else None
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """The patients of the folder that was dropped, in order."""
+        return tuple(files.name for files in self._patients)
+
+    @property
+    def subject(self) -> Subject | None:
+        """The sequences that can be segmented together."""
+        return self._desk.opened.subject if self._desk.opened is not None else None
+
+    @property
+    def choice(self) -> Choice | None:
+        """The model and why."""
+        return self._desk.choice
+
+    @property
+    def why_not(self) -> str:
+        """Why Segment is off, in words; empty when it is on."""
+        return self._desk.why_not
+
+    @property
+    def result(self) -> Result | None:
+        """The last result for this patient."""
+        return self._desk.result
+
+    @property
+    def saved(self) -> Saved | None:
+        """Where the result lies, once saved."""
+        return self._desk.saved
+
+    @property
+    def problem(self) -> Problem | None:
+        """What is to be told."""
+        return self._problem
+
+    @property
+    def advice(self) -> str:
+        """What adding another sequence would bring; empty when nothing."""
+        opened = self._desk.opened
+        if opened is None or opened.subject is None:
+            return ""
+        from engine import registry
+
+        return registry.advice(tuple(opened.subject), opened.listing.models)
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The four sequences in their order, then files nobody has named yet."""
+        files, opened = self._desk.files, self._desk.opened
+        known = dict(files.files) if files is not None else {}
+        why = opened.why if opened is not None else {}
+        entries = []
+        for sequence in Sequence:
+            path = known.get(sequence)
+            if path is None:
+                entries.append(Entry(sequence, None, Presence.ABSENT, f"No {sequence.title} was found."))
+                continue
+            certain, words = why.get(path, (True, ""))
+            if path in self._desk.confirmed:
+                certain, words = True, "You said so."
+            entries.append(Entry(sequence, path, Presence.PRESENT if certain else Presence.UNCERTAIN, words))
+        for path in files.unknown if files is not None else ():
+            entries.append(Entry(None, path, Presence.UNKNOWN, why.get(path, (False, ""))[1]))
+        return tuple(entries)
+
+    # Opening
+
+    def open(self, paths: Iterable[Path], segment: bool = False) -> None:
+        """Open a new patient from files or folders.
+
+        Args:
+            paths: Files of one patient, folders, or a folder of patients.
+            segment: Start segmenting as soon as it is read.
+        """
+        paths = list(paths)
+        if not paths:
+            return
+        self._segment_next = segment
+        self._tell(None)
+        self._begin(Stage.LOADING)
+        self._job = self._jobs.run(
+            _find,
+            paths,
+            on_finished=self._found,
+            on_failed=self._not_opened,
+            on_cancelled=self._back,
+            topic="open",
+        )
+
+    def open_demo(self, segment: bool = False) -> None:
+        """Open the simulated patient that comes with the program."""
+        self.open([DEMO], segment)
+
+    def add(self, paths: Iterable[Path]) -> None:
+        """Give the patient on the desk another sequence."""
+        if self._desk.files is None:
+            self.open(paths)
+            return
+        self._tell(None)
+        self._begin(Stage.LOADING)
+        self._job = self._jobs.run(
+            _find,
+            list(paths),
+            on_finished=self._merge,
+            on_failed=self._not_opened,
+            on_cancelled=self._back,
+            topic="open",
+        )
+
+    def choose_patient(self, number: int) -> None:
+        """Open another patient of the folder that was dropped."""
+        if 0 <= number < len(self._patients):
+            self._tell(None)
+            self._load(_Desk(files=self._patients[number]), new=True)
+
+    def assign(self, path: Path, sequence: Sequence) -> None:
+        """Say which sequence a file is; a file that was taken for it takes the other's place."""
+        desk = self._desk
+        if desk.files is None:
+            return
+        files = dict(desk.files.files)
+        before = next((s for s, p in files.items() if p == path), None)
+        displaced = files.get(sequence)
+        if displaced == path:
+            desk.confirmed.add(path)
+            self.patient_changed.emit()
+            return
+        unknown = [p for p in desk.files.unknown if p != path]
+        if before is not None:
+            del files[before]
+        files[sequence] = path
+        if displaced is not None and before is not None:
+            files[before] = displaced
+        elif displaced is not None:
+            unknown.append(displaced)
+        ordered = {s: files[s] for s in Sequence if s in files}
+        self._load(
+            _with_files(desk, replace(desk.files, files=ordered, unknown=tuple(unknown)), {path}),
+            new=False,
+        )
+
+    def leave_out(self, path: Path) -> None:
+        """Go on without a file."""
+        desk = self._desk
+        if desk.files is None:
+            return
+        files = {s: p for s, p in desk.files.files.items() if p != path}
+        unknown = tuple(p for p in desk.files.unknown if p != path)
+        self._tell(None)
+        if not files and not unknown:
+            self.close()
+            return
+        self._load(_with_files(desk, replace(desk.files, files=files, unknown=unknown)), new=False)
+
+    def choose_volume(self, path: Path, index: int) -> None:
+        """Take one volume, counted from 0, of a file that holds several."""
+        if self._desk.files is not None:
+            desk = _with_files(self._desk, self._desk.files)
+            desk.indices = {**self._desk.indices, path: index}
+            self._tell(None)
+            self._load(desk, new=self._desk.opened is None)
+
+    def resample(self) -> None:
+        """Bring sequences of different grids onto one."""
+        if self._desk.files is not None:
+            desk = _with_files(self._desk, self._desk.files)
+            desk.resample = True
+            self._tell(None)
+            self._load(desk, new=False)
+
+    def close(self) -> None:
+        """Clear the desk."""
+        for topic in ("open", "segment", "save"):
+            self._jobs.drop(topic)
+        self._desk = _Desk()
+        self._patients = []
+        self.model.set_layers({})
+        self._tell(None)
+        self._begin(Stage.EMPTY)
+        self._changed()
+
+    def _found(self, patients: list[SubjectFiles]) -> None:
+        self._patients = patients
+        self._load(_Desk(files=patients[0]), new=True)
+
+    def _merge(self, found: list[SubjectFiles]) -> None:
+        desk = self._desk
+        if desk.files is None:
+            self._found(found)
+            return
+        if len(found) > 1:
+            self._not_opened(
+                SequenceProblem(
+                    "These files belong to several patients",
+                    ", ".join(files.name for files in found[:4]),
+                    f"Drop only files of {self.name} here, or drop them on the pictures to open them.",
+                )
+            )
+            return
+        files, unknown = dict(desk.files.files), list(desk.files.unknown)
+        for sequence, path in found[0].files.items():
+            here = files.get(sequence)
+            if here is not None and here != path:
+                self._not_opened(
+                    SequenceProblem(
+                        f"{path.name} and {here.name} both claim to be {sequence.title}",
+                        "",
+                        "Take one out, or say in the list of sequences what it really is.",
+                    )
+                )
+                return
+            files[sequence] = path
+        unknown += [path for path in found[0].unknown if path not in unknown]
+        ordered = {s: files[s] for s in Sequence if s in files}
+        self._load(_with_files(desk, replace(desk.files, files=ordered, unknown=tuple(unknown))), new=False)
+
+    def _load(self, desk: _Desk, new: bool) -> None:
+        assert desk.files is not None
+        self._jobs.drop("segment")
+        self._begin(Stage.LOADING)
+
+        def loaded(opened: Opened) -> None:
+            desk.opened = opened
+            self._desk = desk
+            self.model.set_layers(opened.layers, keep_place=not new)
+            self._choose()
+            self._begin(Stage.READY)
+            self._changed()
+            self._tell_of(opened)
+            segment, self._segment_next = self._segment_next, False
+            if segment and not self._desk.why_not:
+                self.segment()
+
+        def failed(error: Exception) -> None:
+            if isinstance(error, SeveralVolumes):
+                # The patient stays in hand until the user has said which volume.
+                if new:
+                    self._desk = desk
+                    self.model.set_layers({})
+                else:
+                    self._desk.files = desk.files
+                self._back()
+                self._changed()
+                self._tell(Problem(str(error), volumes=(error.path, error.count)))
+                return
+            self._not_opened(error)
+
+        self._job = self._jobs.run(
+            _read,
+            desk.files,
+            dict(desk.indices),
+            desk.resample,
+            on_finished=loaded,
+            on_failed=failed,
+            on_cancelled=self._back,
+            on_progress=self._report,
+            topic="open",
+        )
+
+    def _tell_of(self, opened: Opened) -> None:
+        if opened.mismatch is not None and self._desk.files is not None:
+            actions: list[tuple[str, Callable[[], None]]] = [("Resample", self.resample)]
+            self._tell(Problem(str(opened.mismatch), tuple(actions)))
+        elif opened.listing.problems:
+            self._tell(Problem(str(opened.listing.problems[0])))
+
+    def _choose(self) -> None:
+        from engine import registry
+
+        desk = self._desk
+        opened = desk.opened
+        desk.choice, desk.why_not = None, ""
+        if opened is None:
+            desk.why_not = "Open a patient first."
+        elif opened.mismatch is not None:
+            desk.why_not = "The sequences lie on different grids. Resample them first."
+        elif opened.subject is None:
+            desk.why_not = "Say in the list above which sequence the file is."
+        else:
+            try:
+                desk.choice = registry.choose(tuple(opened.subject), opened.listing.models)
+            except MissingSequence as error:
+                desk.why_not = str(error)
+
+    # Segmenting
+
+    def segment(self) -> None:
+        """Outline the tumour with the model chosen."""
+        desk = self._desk
+        if desk.opened is None or desk.opened.subject is None or desk.choice is None:
+            return
+        self._tell(None)
+        self._begin(Stage.SEGMENTING)
+        choice, started = desk.choice, time.monotonic()
+
+        def finished(value: tuple[Segmentation, Mask]) -> None:
+            segmentation, mask = value
+            desk.result = Result(segmentation, mask, choice, time.monotonic() - started)
+            desk.saved = None
+            self.model.set_mask(mask)
+            self._go_to_tumour(mask)
+            self._begin(Stage.DONE)
+            self.result_changed.emit()
+            self.saved_changed.emit()
+            if mask.largest is None:
+                self._tell(
+                    Problem(
+                        "No tumour was found in these scans. Check that the sequences are named rightly on the left.",
+                        note=True,
+                    )
+                )
+
+        self._job = self._jobs.run(
+            _segment,
+            desk.opened.subject,
+            choice.card,
+            desk.opened.layers,
+            on_finished=finished,
+            on_failed=self._not_segmented,
+            on_cancelled=self._back,
+            on_progress=self._report,
+            queue=Queue.COMPUTING,
+            topic="segment",
+        )
+
+    def cancel(self) -> None:
+        """Stop what is under way at its next check."""
+        if self._job is not None and self._stage in (Stage.SEGMENTING, Stage.LOADING):
+            self._job.cancel()
+            if self._stage is Stage.SEGMENTING:
+                self._begin(Stage.STOPPING)
+
+    def go_to_largest(self) -> None:
+        """Put the crosshair into the tumour's largest slice."""
+        if self.model.mask is not None and self.model.mask.largest is not None:
+            self.model.move_crosshair(self.model.mask.largest)
+
+    def _go_to_tumour(self, mask: Mask) -> None:
+        voxel, layer = self.model.voxel(), self.model.layer
+        on_it = (
+            voxel is not None
+            and layer is not None
+            and layer.volume.grid.same_as(mask.labels.grid)
+            and mask.labels.data[voxel] > 0
+        )
+        # Whoever is already looking at the tumour is left there.
+        if not on_it:
+            self.go_to_largest()
+
+    # Saving
+
+    def save(self, folder: Path) -> None:
+        """Write mask and sidecar into a folder, and read them back."""
+        desk = self._desk
+        if desk.result is None or desk.opened is None or desk.opened.subject is None:
+            return
+        self._tell(None)
+
+        def saved(value: Saved) -> None:
+            desk.saved = value
+            self.saved_changed.emit()
+
+        self._jobs.run(
+            _save,
+            desk.result.segmentation,
+            desk.opened.subject,
+            folder,
+            on_finished=saved,
+            on_failed=lambda error: self.fail(error, "Saving stopped"),
+            topic="save",
+        )
+
+    # Telling
+
+    def dismiss(self) -> None:
+        """The message was read."""
+        self._tell(None)
+
+    def fail(self, error: BaseException, doing: str) -> None:
+        """Show an error: the user's sentence, or for anything unexpected a calm one with details to copy."""
+        if isinstance(error, UserError):
+            self._tell(Problem(str(error)))
+            return
+        import traceback
+
+        details = "".join(traceback.format_exception(error))
+        self._tell(
+            Problem(
+                f"{doing} because of a mistake in Gliascope itself ({type(error).__name__}). "
+                "Nothing was lost; copy the details for whoever looks after it, and try again.",
+                details=details,
+            )
+        )
+
+    def _not_opened(self, error: Exception) -> None:
+        self._segment_next = False
+        self._back()
+        self.fail(error, "Opening stopped")
+
+    def _not_segmented(self, error: Exception) -> None:
+        self._back()
+        self.fail(error, "Segmenting stopped")
+
+    def _report(self, fraction: float, message: str) -> None:
+        elapsed = time.monotonic() - self._started
+        left = elapsed * (1 - fraction) / fraction if fraction >= ESTIMATE_FROM else None
+        self.progressed.emit(fraction, message, left)
+
+    def _back(self) -> None:
+        """To where the session was before the last job."""
+        if self._desk.result is not None:
+            self._begin(Stage.DONE)
+        else:
+            self._begin(Stage.READY if self._desk.opened is not None else Stage.EMPTY)
+
+    def _begin(self, stage: Stage) -> None:
+        if stage in (Stage.LOADING, Stage.SEGMENTING):
+            self._started = time.monotonic()
+        if stage is not self._stage:
+            self._stage = stage
+            self.stage_changed.emit()
+
+    def _changed(self) -> None:
+        self.patient_changed.emit()
+        self.result_changed.emit()
+        self.saved_changed.emit()
+
+    def _tell(self, problem: Problem | None) -> None:
+        if problem is not self._problem:
+            self._problem = problem
+            self.problem_changed.emit()
+
+
+def _with_files(desk: _Desk, files: SubjectFiles, confirmed: set[Path] | None = None) -> _Desk:
+    """The same patient with other files: what the user has said of them is kept, what was made of them is not."""
+    return _Desk(
+        files=files,
+        indices=dict(desk.indices),
+        resample=desk.resample,
+        confirmed=desk.confirmed | (confirmed or set()),
+    )
+
+
+# What runs in jobs: plain functions, a Progress last, no Qt.
+
+
+def _find(paths: list[Path], progress: Progress) -> list[SubjectFiles]:
+    from engine import sequences
+
+    progress.check()
+    found = sequences.find_subjects(paths)
+    if not found:
+        names = ", ".join(path.name for path in paths[:3])
+        raise UserError(
+            f"There is no scan in {names}", "looked for .nii and .nii.gz", "Drop NIfTI files or a folder of them."
+        )
+    return found
+
+
+def _read(files: SubjectFiles, indices: dict[Path, int], resample: bool, progress: Progress) -> Opened:
+    from engine import registry, sequences
+
+    subject, mismatch = None, None
+    volumes: dict[LayerKey, Volume] = {}
+    reading = progress.part(0.0, 0.8)
+    if files.files:
+        try:
+            subject = _load_subject(files, indices, resample, reading)
+            volumes.update(subject)
+        except GridMismatch as error:
+            # They can still be looked at, each on its own grid, while the user decides.
+            mismatch = error
+            for sequence, path in files.files.items():
+                volumes[sequence] = _read_one(path, sequence, indices)
+    for path in files.unknown:
+        volumes[path] = _read_one(path, None, indices)
+    layers: dict[LayerKey, Layer] = {}
+    for number, (key, volume) in enumerate(volumes.items()):
+        progress.update(0.8 + 0.2 * number / len(volumes), f"looking through {volume.name}")
+        layers[key] = Layer.of(volume)
+    why = {}
+    for path in (*files.files.values(), *files.unknown):
+        detection = sequences.detect(path)
+        why[path] = (detection.certain, detection.why)
+    return Opened(layers, subject, mismatch, why, registry.list_models())
+
+
+def _load_subject(files: SubjectFiles, indices: dict[Path, int], resample: bool, progress: Progress) -> Subject:
+    from engine import sequences
+
+    if indices:
+        return Subject(files.name, {s: _read_one(path, s, indices) for s, path in files.files.items()})
+    try:
+        return sequences.load(files, resample=resample, progress=progress)
+    except ChooseVolume:
+        # Which file it was is found by reading them one by one; the last of these raises.
+        for sequence, path in files.files.items():
+            _read_one(path, sequence, indices)
+        raise
+
+
+def _read_one(path: Path, sequence: Sequence | None, indices: dict[Path, int]) -> Volume:
+    from engine import nifti
+
+    try:
+        return nifti.read(path, sequence, indices.get(path))
+    except ChooseVolume as error:
+        raise SeveralVolumes(path, error) from error
+
+
+def _segment(
+    subject: Subject, card: ModelCard, layers: dict[LayerKey, Layer], progress: Progress
+) -> tuple[Segmentation, Mask]:
+    from engine import inference, registry
+
+    progress.update(0.0, "checking the model")
+    registry.verify(card)
+    segmentation = inference.segment(subject, card, progress.part(0.02, 0.97))
+    return segmentation, Mask.of(segmentation.label_map, layers)
+
+
+def _save(segmentation: Segmentation, subject: Subject, folder: Path, progress: Progress) -> Saved:
+    from engine import export
+
+    progress.check()
+    return export.save(segmentation, subject, folder)

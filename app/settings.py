@@ -1,0 +1,78 @@
+"""What is remembered from one start to the next. No patient, no file name."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QByteArray, QSettings
+
+
+class Settings:
+    """Typed access to what Qt stores for the user.
+
+    Args:
+        store: Where; the user's own place when not given.
+    """
+
+    def __init__(self, store: QSettings | None = None) -> None:
+        self._store = store if store is not None else QSettings("Gliascope", "Gliascope")
+
+    @property
+    def notice_read(self) -> bool:
+        """Whether the research-use notice was read."""
+        return self._flag("notice_read", False)
+
+    @notice_read.setter
+    def notice_read(self, value: bool) -> None:
+        self._store.setValue("notice_read", value)
+
+    @property
+    def appearance(self) -> str:
+        """``"system"``, ``"dark"`` or ``"light"``."""
+        value = str(self._store.value("appearance", "system"))
+        return value if value in ("system", "dark", "light") else "system"
+
+    @appearance.setter
+    def appearance(self, value: str) -> None:
+        self._store.setValue("appearance", value)
+
+    @property
+    def radiological(self) -> bool:
+        """Whether the patient's left is drawn on the right."""
+        return self._flag("radiological", True)
+
+    @radiological.setter
+    def radiological(self, value: bool) -> None:
+        self._store.setValue("radiological", value)
+
+    @property
+    def panel_shown(self) -> bool:
+        """Whether the side panel is open."""
+        return self._flag("panel_shown", True)
+
+    @panel_shown.setter
+    def panel_shown(self, value: bool) -> None:
+        self._store.setValue("panel_shown", value)
+
+    @property
+    def last_folder(self) -> str:
+        """Where files were last chosen, while the program runs; never written down, for it may name a patient."""
+        return self._last_folder
+
+    @last_folder.setter
+    def last_folder(self, value: str) -> None:
+        self._last_folder = value
+
+    _last_folder = ""
+
+    @property
+    def geometry(self) -> QByteArray | None:
+        """Where the window was."""
+        value = self._store.value("geometry")
+        return value if isinstance(value, QByteArray) else None
+
+    @geometry.setter
+    def geometry(self, value: QByteArray) -> None:
+        self._store.setValue("geometry", value)
+
+    def _flag(self, name: str, default: bool) -> bool:
+        # INI files give text back.
+        return str(self._store.value(name, default)).lower() == "true"
