@@ -139,8 +139,8 @@ def segment(
         bool, typer.Option("--resample", help="Bring sequences of different grids onto the finest one.")
     ] = False,
     volume: Annotated[
-        int, typer.Option("--volume", min=1, help="Of a file that holds several volumes, take this one.")
-    ] = 0,
+        int | None, typer.Option("--volume", min=1, help="Of a file that holds several volumes, take this one.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> int:
     """Segment patients; writes NAME_seg.nii.gz and NAME_seg.json for each.
@@ -237,9 +237,10 @@ def evaluate(
     for case in scores.failed:
         say(f"{case.name}: {case.error}")
     if scores.learnt_from:
+        was, its = ("was", "its") if len(scores.learnt_from) == 1 else ("were", "their")
         say(
-            f"{len(scores.learnt_from)} of these {len(scores.cases)} patients were in the training set of the model; "
-            "their scores say nothing about new patients."
+            f"{len(scores.learnt_from)} of these {len(scores.cases)} patients {was} in the training set of the model; "
+            f"{its} scores say nothing about new patients."
         )
     return 2 if scores.failed else 0
 
@@ -355,7 +356,12 @@ def _find(paths: list[Path]) -> tuple[list[SubjectFiles], list[UserError]]:
 
 
 def _segment_one(
-    files: SubjectFiles, models: Models, out: Path, progress: Progress, resample: bool = False, volume: int = 0
+    files: SubjectFiles,
+    models: Models,
+    out: Path,
+    progress: Progress,
+    resample: bool = False,
+    volume: int | None = None,
 ) -> dict[str, Any]:
     """Read, segment and save one patient exactly as the window does; returns what to tell."""
     from engine import export, inference, sequences
@@ -388,13 +394,13 @@ def _segment_one(
     }
 
 
-def _read(files: SubjectFiles, resample: bool, volume: int, progress: Progress) -> Subject:
+def _read(files: SubjectFiles, resample: bool, volume: int | None, progress: Progress) -> Subject:
     """The patient's volumes; what can be chosen is put into the words of this command line."""
     from engine import nifti, sequences
     from engine.volume import Subject
 
     try:
-        if not volume:
+        if volume is None:
             return sequences.load(files, resample=resample, progress=progress)
         volumes: dict[Sequence, Volume] = {}
         for sequence, path in files.files.items():

@@ -1,0 +1,525 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from app import cli
+from engine import export, inference, nifti, registry, sequences
+from engine.model_card import ModelCard, Role
+from engine.progress import Progress
+from engine.volume import Sequence
+from tests.app import threshold_model
+from tests.engine import phantoms
+
+T1, T1CE, T2, FLAIR = Sequence
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def answer(self) -> dict:
+        return json.loads(self.out)
+
+    @property
+    def sentences(self) -> list[str]:
+        return self.err.splitlines()
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run ``gliascope WORDS`` in this process."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # main sets its own; put back afterwards
+
+    def run(*words: object) -> Ran:
+        capfd.readouterr()
+        code = cli.main([str(word) for word in words])
+        out, err = capfd.readouterr()
+        return Ran(code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a T2 and a FLAIR student and a teacher for both, in place of the shipped models."""
+    folder = tmp_path / "models"
+    threshold_model.install(folder, "student-t2", (T2,), dice=0.7)
+    threshold_model.install(folder, "student-flair", (FLAIR,), dice=0.6)
+    threshold_model.install(folder, "teacher", (T2, FLAIR), Role.TEACHER, dice=0.8)
+    monkeypatch.setattr(registry, "SHIPPED", folder)
+    return folder
+
+
+@pytest.fixture
+def patient(tmp_path: Path) -> Path:
+    return phantoms.write_subject(tmp_path / "anna", sequences=(T2,), truth=True)
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    for name in ("anna", "boris", "carla"):
+        phantoms.write_subject(tmp_path / "cohort" / name, truth=True)
+    return tmp_path / "cohort"
+
+
+def truth_of(folder: Path) -> np.ndarray:
+    path = folder / f"{folder.name}_seg.nii.gz"
+    return nifti.read_label_map(path, nifti.Convention.BRATS_2012_2021).data
+
+
+# --- segment ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_becomes_a_mask_on_its_own_grid(run: Run, models: Path, patient: Path, tmp_path: Path) -> None:
+    ran = run("segment", patient, "--out", tmp_path / "out")
+    assert (ran.code, ran.err) == (0, "")
+    assert "anna: whole tumour 0.3 ml, core 0.1 ml" in ran.out
+    assert "the student t2 was made for exactly that" in ran.out
+    mask = nifti.read_label_map(tmp_path / "out" / "anna_seg.nii.gz", nifti.Convention.GLIASCOPE)
+    scan = nifti.read(patient / "anna_t2.nii.gz")
+    np.testing.assert_array_equal(mask.grid.affine, scan.grid.affine)
+    np.testing.assert_array_equal(mask.data, truth_of(patient))
+
+
+def test_the_mask_is_the_same_bytes_as_the_windows_save(run: Run, models: Path, patient: Path, tmp_path: Path) -> None:
+    run("segment", patient, "--out", tmp_path / "by command")
+    subject = sequences.load(sequences.find_subjects([patient])[0])
+    choice = registry.choose(subject, registry.list_models().models)
+    saved = export.save(inference.segment(subject, choice.card), subject, tmp_path / "by window", reason=choice.reason)
+    assert (tmp_path / "by command" / saved.mask.name).read_bytes() == saved.mask.read_bytes()
+    sidecars = [json.loads((tmp_path / how / saved.sidecar.name).read_text()) for how in ("by command", "by window")]
+    for sidecar in sidecars:
+        del sidecar["seconds"]
+    assert sidecars[0] == sidecars[1]
+
+
+def test_json_says_what_the_sidecar_says_and_where_things_are(
+    run: Run, models: Path, patient: Path, tmp_path: Path
+) -> None:
+    phantoms.write_volume(patient / "anna_t1.nii.gz", phantoms.head(phantoms.grid("LPS"), T1))
+    ran = run("segment", patient, "--out", tmp_path / "out", "--json")
+    [subject] = ran.answer["subjects"]
+    sidecar = json.loads(Path(subject["sidecar"]).read_text())
+    for key in ("model", "reason", "sequences", "volumes_ml", "inputs", "device", "precision", "research_use"):
+        assert subject[key] == sidecar[key]
+    assert subject["sequences"] == {"used": ["t2"], "not_used": ["t1"], "absent": ["t1ce", "flair"]}
+    assert Path(subject["mask"]).is_absolute()
+    assert Path(subject["mask"]).exists()
+    assert ran.answer["failed"] == []
+
+
+def test_loose_files_are_one_patient(run: Run, models: Path, cohort: Path, tmp_path: Path) -> None:
+    files = [cohort / "anna" / f"anna_{sequence}.nii.gz" for sequence in (T2, FLAIR)]
+    ran = run("segment", *files, "--out", tmp_path / "out", "--json")
+    [subject] = ran.answer["subjects"]
+    assert subject["model"]["name"] == "teacher"
+
+
+def test_one_failing_patient_does_not_stop_the_others(run: Run, models: Path, cohort: Path, tmp_path: Path) -> None:
+    for scan in (cohort / "boris").glob("*.nii.gz"):
+        scan.write_bytes(scan.read_bytes()[:300])
+    ran = run("segment", cohort, "--out", tmp_path / "out")
+    assert ran.code == 2
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == [
+        "anna_seg.nii.gz",
+        "carla_seg.nii.gz",
+    ]
+    [sentence] = ran.sentences
+    assert sentence.startswith("boris: boris_")
+    assert "Copy it again from its source." in sentence
+
+
+def test_a_patient_with_two_scans_of_one_sequence_does_not_hide_the_others(
+    run: Run, models: Path, cohort: Path, tmp_path: Path
+) -> None:
+    phantoms.write_volume(cohort / "boris" / "boris_t2w.nii.gz", phantoms.head(phantoms.grid("LPS"), T2))
+    ran = run("segment", cohort, "--out", tmp_path / "out", "--json")
+    assert ran.code == 2
+    assert [subject["name"] for subject in ran.answer["subjects"]] == ["anna", "carla"]
+    assert "boris_t2" in ran.answer["failed"][0]["error"]
+
+
+def test_patients_of_one_name_never_overwrite_each_other(run: Run, models: Path, tmp_path: Path) -> None:
+    places = [phantoms.write_subject(tmp_path / site / "anna", sequences=(T2,)) for site in ("north", "south")]
+    ran = run("segment", *places, "--out", tmp_path / "out", "--json")
+    assert len(ran.answer["subjects"]) + len(ran.answer["failed"]) == 2
+    masks = [subject["mask"] for subject in ran.answer["subjects"]]
+    assert len(set(masks)) == len(masks) == len(list((tmp_path / "out").glob("*.nii.gz")))
+
+
+def test_a_file_of_unknown_sequence_can_be_named(run: Run, models: Path, tmp_path: Path) -> None:
+    scan = phantoms.write_volume(tmp_path / "visit.nii.gz", phantoms.head(phantoms.grid(), T2))
+    refused = run("segment", scan, "--out", tmp_path / "out")
+    assert refused.code == 2
+    assert len(refused.sentences) == 1
+    assert "visit.nii.gz" in refused.err
+    assert "--t2" in refused.err
+    named = run("segment", "--t2", scan, "--out", tmp_path / "out")
+    assert (named.code, named.err) == (0, "")
+    assert (tmp_path / "out" / "visit_seg.nii.gz").exists()
+
+
+def test_naming_a_file_corrects_what_its_name_says(run: Run, models: Path, tmp_path: Path) -> None:
+    wrong = phantoms.write_volume(tmp_path / "anna_t1.nii.gz", phantoms.head(phantoms.grid(), T2))
+    ran = run("segment", wrong, "--t2", wrong, "--out", tmp_path / "out", "--json")
+    [subject] = ran.answer["subjects"]
+    assert subject["sequences"]["used"] == ["t2"]
+    assert subject["sequences"]["not_used"] == []
+
+
+def test_what_is_left_out_or_guessed_is_said(run: Run, models: Path, patient: Path, tmp_path: Path) -> None:
+    phantoms.write_volume(patient / "localiser.nii.gz", phantoms.head(phantoms.grid("LPS")))
+    ran = run("segment", patient, "--out", tmp_path / "out")
+    assert "localiser.nii.gz was left out" in ran.out
+
+
+def test_other_grids_are_refused_with_the_option_that_brings_them_together(
+    run: Run, models: Path, patient: Path, tmp_path: Path
+) -> None:
+    coarse = phantoms.grid("LPS", shape=(24, 28, 10), spacing=(1, 1, 2))
+    phantoms.write_volume(patient / "anna_flair.nii.gz", phantoms.head(coarse, FLAIR))
+    refused = run("segment", patient, "--out", tmp_path / "out")
+    assert refused.code == 2
+    assert "--resample" in refused.err
+    assert not (tmp_path / "out").exists()
+    ran = run("segment", patient, "--out", tmp_path / "out", "--resample", "--json")
+    assert ran.answer["subjects"][0]["sequences"]["used"] == ["t2", "flair"]
+
+
+def test_of_several_volumes_one_can_be_chosen(run: Run, models: Path, tmp_path: Path) -> None:
+    head = phantoms.head(phantoms.grid(), T2)
+    series = np.stack([np.zeros_like(head.data), head.data, head.data * 0], axis=-1).astype(np.int16)
+    scan = phantoms.write(tmp_path / "anna_t2.nii.gz", series, np.array(head.grid.affine))
+    refused = run("segment", scan, "--out", tmp_path / "out")
+    assert refused.code == 2
+    assert "--volume 1 to 3" in refused.err
+    ran = run("segment", scan, "--volume", 2, "--out", tmp_path / "out")
+    assert (ran.code, ran.err) == (0, "")
+    assert run("segment", scan, "--volume", 9, "--out", tmp_path / "out").code == 2
+
+
+def test_a_model_asked_for_by_name_is_used_or_refused(run: Run, models: Path, cohort: Path, tmp_path: Path) -> None:
+    ran = run("segment", cohort / "anna", "--model", "student-flair", "--out", tmp_path / "out", "--json")
+    assert ran.answer["subjects"][0]["model"]["name"] == "student-flair"
+    refused = run("segment", cohort / "anna" / "anna_t2.nii.gz", "--model", "teacher", "--out", tmp_path / "out")
+    assert refused.code == 2
+    assert "FLAIR" in refused.err
+    unknown = run("segment", cohort / "anna", "--model", "nobody", "--out", tmp_path / "out")
+    assert unknown.code == 2
+    assert "student-t2" in unknown.err
+
+
+def test_a_changed_model_is_named_and_refused(run: Run, models: Path, patient: Path, tmp_path: Path) -> None:
+    with (models / "student-t2" / "network.bin").open("ab") as file:
+        file.write(b"x")
+    ran = run("segment", patient, "--out", tmp_path / "out")
+    assert ran.code == 2
+    assert "network.bin" in ran.err
+    assert len(ran.sentences) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_that_cannot_be_made_is_one_sentence(
+    run: Run, models: Path, patient: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").write_text("a file is in the way")
+    ran = run("segment", patient, "--out", tmp_path / "out" / "deep")
+    assert ran.code == 2
+    assert len(ran.sentences) == 1
+    assert (tmp_path / "out").read_text() == "a file is in the way"
+
+
+def test_interrupting_leaves_nothing_and_says_so(
+    run: Run, models: Path, patient: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = inference.segment
+
+    def interrupted(*arguments: object, **options: object) -> object:
+        os.kill(os.getpid(), signal.SIGINT)
+        return really(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(inference, "segment", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    ran = run("segment", patient, "--out", tmp_path / "out")
+    assert ran.code == 130
+    assert ran.sentences == ["Stopped. Nothing half-written was left behind."]
+    assert not (tmp_path / "out").exists()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_interrupt_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt_twice() -> None:
+        with cli._stops_on_interrupt(Progress().cancel):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            sum(range(10_000))  # a signal is handled between two instructions
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt_twice()
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["segment", "--out", "x"], "nothing to segment"),
+        (["segment", "nowhere", "--out", "x"], "nowhere"),
+        (["segment", "--device", "tpu", "x", "--out", "x"], "--device"),
+        (["segment", "x"], "--out"),
+        (["segment", "x", "--frobnicate"], "--frobnicate"),
+        (["evaluate"], "DIR"),
+        (["segmnt"], "Did you mean gliascope segment?"),
+        (["no/such/scan.nii.gz"], "neither a command of gliascope nor a file"),
+        (["--frobnicate"], "--frobnicate"),
+        (["train", "nowhere.json"], "nowhere.json"),
+        (["evaluate", ".", "--sequences", "t3"], "t3"),
+        (["evaluate", ".", "--labels", "mine"], "brats-2023"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_sentence_and_exit_code_2(
+    run: Run, models: Path, words: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = run(*words)
+    assert (ran.code, ran.out) == (2, "")
+    assert expected in ran.err
+    assert len(ran.sentences) == 1
+    assert "Traceback" not in ran.err
+
+
+def test_a_fault_of_the_program_is_a_sentence_and_a_report(tmp_path: Path) -> None:
+    code = "import sys; from app import cli; cli.list_models = 1; cli._names = None; sys.exit(cli.main(['models']))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), "TMPDIR": str(tmp_path)}
+    environment.pop("TEMP", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    report = re.search(r"written in (\S+\.txt)\.", done.stderr)
+    assert report is not None
+    assert "TypeError" in Path(report[1]).read_text(encoding="utf-8")
+
+
+def test_models_are_listed_with_what_was_measured(run: Run, models: Path) -> None:
+    ran = run("models")
+    assert (ran.code, ran.err) == (0, "")
+    row = next(line for line in ran.out.splitlines() if "student-t2" in line)
+    assert row.split() == ["student-t2", "T2", "student", "0.70", "0.70", "10", "1.0"]
+    listed = run("models", "--json").answer
+    assert [card["name"] for card in listed["models"]] == ["student-flair", "student-t2", "teacher"]
+    assert listed["models"][0]["evaluation"]["patients"] == 10
+
+
+def test_a_broken_model_folder_is_listed_as_a_problem(run: Run, models: Path) -> None:
+    (models / "teacher" / "network.bin").unlink()
+    ran = run("models")
+    assert ran.code == 2
+    assert "student-t2" in ran.out
+    assert "network.bin is missing" in ran.err
+
+
+def test_help_and_version(run: Run) -> None:
+    for words in (["--help"], ["segment", "--help"]):
+        ran = run(*words)
+        assert ran.code == 0
+        assert "Usage: gliascope" in ran.out
+    assert re.fullmatch(r"gliascope \d+\.\d+\.\d+\n", run("--version").out)
+
+
+# --- evaluate ---------------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_gives_each_case_and_mean_spread_and_median(
+    run: Run, models: Path, cohort: Path, tmp_path: Path
+) -> None:
+    ran = run("evaluate", cohort, "--json", "--csv", tmp_path / "scores.csv")
+    assert (ran.code, ran.err) == (0, "")
+    cases = ran.answer["cases"]
+    assert [(case["name"], case["model"]) for case in cases] == [(n, "teacher") for n in ("anna", "boris", "carla")]
+    assert cases[0]["regions"]["whole_tumour"]["dice"] == 1.0
+    assert cases[0]["regions"]["tumour_core"]["hd95_mm"] == 0.0
+    summary = ran.answer["summary"]["whole_tumour"]
+    assert (summary["dice_mean"], summary["dice_sd"], summary["dice_median"]) == (1.0, 0.0, 1.0)
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    assert rows[1]["region"] == "tumour_core"
+    assert float(rows[1]["dice"]) == 1.0
+
+
+def test_evaluate_can_pretend_that_sequences_are_missing(run: Run, models: Path, cohort: Path) -> None:
+    # A fault in a sequence that is pretended away does not matter.
+    (cohort / "anna" / "anna_t1.nii.gz").write_bytes(b"not an image")
+    ran = run("evaluate", cohort, "--sequences", "flair", "--json")
+    assert ran.code == 0
+    assert {case["model"] for case in ran.answer["cases"]} == {"student-flair"}
+
+
+def test_evaluate_prints_a_table_and_what_failed(run: Run, models: Path, cohort: Path) -> None:
+    (cohort / "boris" / "boris_flair.nii.gz").unlink()
+    ran = run("evaluate", cohort, "--model", "student-flair")
+    assert ran.code == 2
+    assert ran.sentences == [
+        "boris: The student flair needs FLAIR, which is not here. "
+        "Add the sequence, or leave the choice of the model to Gliascope."
+    ]
+    assert re.search(r"^ *Mean +2 patients +1\.000 +1\.000 +0\.0 +0\.0", ran.out, re.MULTILINE)
+    assert "Median" in ran.out
+
+
+def test_evaluate_warns_of_patients_the_model_was_trained_on(
+    run: Run, models: Path, cohort: Path, tmp_path: Path
+) -> None:
+    training = {"train_cases": ["anna", "zoe"], "validation_cases": ["boris"]}
+    threshold_model.install(models, "seen-t1ce", (T1CE,), training=training)
+    ran = run("evaluate", cohort, "--model", "seen-t1ce", "--csv", tmp_path / "scores.csv")
+    assert ran.code == 0
+    assert ran.sentences == [
+        "1 of these 3 patients was in the training set of the model; its scores say nothing about new patients."
+    ]
+    assert "in the training set" in next(line for line in ran.out.splitlines() if "anna" in line)
+    assert (tmp_path / "scores.csv").read_text().count(",yes\n") == 2
+
+
+def test_evaluate_needs_a_truth(run: Run, models: Path, tmp_path: Path) -> None:
+    phantoms.write_subject(tmp_path / "cohort" / "anna")
+    ran = run("evaluate", tmp_path / "cohort")
+    assert ran.code == 2
+    assert "no patient with a ground truth" in ran.err
+
+
+# --- demo, self-test, train -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = phantoms.write_subject(tmp_path / "demo")
+    truth = phantoms.tumour(phantoms.grid("LPS"))
+    nifti.write_label_map(truth, folder / "demo_seg.nii.gz")
+    monkeypatch.setattr(cli, "DEMO", folder)
+    return folder
+
+
+def test_self_test_passes_on_models_that_find_the_tumour(run: Run, models: Path, demo: Path) -> None:
+    ran = run("self-test")
+    assert (ran.code, ran.err) == (0, "")
+    assert len(re.findall(r"passed +1\.00 +1\.00", ran.out)) == 3
+
+
+def test_self_test_names_a_changed_file_and_a_model_that_finds_nothing(run: Run, models: Path, demo: Path) -> None:
+    with (models / "teacher" / "network.bin").open("ab") as file:
+        file.write(b"x")
+    for scan in demo.glob("*_flair.nii.gz"):
+        phantoms.write_volume(scan, phantoms.head(phantoms.grid("LPS"), T1))
+    ran = run("self-test", "--json")
+    assert ran.code == 2
+    assert [check["passed"] for check in ran.answer["checks"]] == [False, True, False]
+    assert "student flair does not find the demo patient's tumour" in ran.err
+    assert "network.bin of the teacher" in ran.err
+
+
+def test_training_goes_on_to_the_end_and_shows_what_happens(
+    run: Run, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer import run as trainer_run
+    from trainer.config import TrainConfig
+    from trainer.events import Finished, StepEnd, Validated
+
+    config = TrainConfig("tiny", "teacher", (T2,), str(cohort), ("anna",), ("boris",), steps=2, warm_up=1)
+    (tmp_path / "tiny.json").write_text(config.to_json())
+    asked = []
+
+    def train(config: TrainConfig, folder: Path, emit: Callable[[object], None], progress: Progress) -> None:
+        asked.append((config, folder))
+        emit(StepEnd(1, 0.5, {}, 1e-3, 0.1, 0.1))
+        emit(Validated(2, {"whole_tumour": 0.8, "tumour_core": 0.6}, 1))
+        emit(Finished(2, "weights"))
+
+    monkeypatch.setattr(trainer_run, "train", train)
+    ran = run("train", tmp_path / "tiny.json", "--out", tmp_path / "runs")
+    assert ran.code == 0
+    assert "Step 2: Dice Whole tumour 0.80, Core 0.60 on 1 patients" in ran.out
+    assert asked == [(config, tmp_path / "runs" / "tiny")]
+    events = run("train", tmp_path / "tiny.json", "--json").out.splitlines()
+    assert [json.loads(line)["event"] for line in events] == ["StepEnd", "Validated", "Finished"]
+
+
+# --- the screen -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"):
+        monkeypatch.delenv(name, raising=False)
+
+
+linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other system: X11 and Wayland are Linux'")
+
+
+@linux_only
+@pytest.mark.parametrize("display", ["", ":", ":x", ":9876", "127.0.0.1:3210", "nonsense"])
+def test_a_display_that_does_not_answer_is_no_screen(
+    no_screen: None, monkeypatch: pytest.MonkeyPatch, display: str
+) -> None:
+    monkeypatch.setenv("DISPLAY", display)
+    assert not cli.has_screen()
+
+
+@linux_only
+def test_a_display_that_answers_is_a_screen(no_screen: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISPLAY", ":9875.0")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("\0/tmp/.X11-unix/X9875")
+        server.listen()
+        assert cli.has_screen()
+        monkeypatch.setenv("QT_QPA_PLATFORM", "offscreen")
+        assert not cli.has_screen()
+
+
+@linux_only
+def test_opening_without_a_screen_says_how_to_segment_without_one(
+    no_screen: None, run: Run, models: Path, patient: Path
+) -> None:
+    ran = run(patient)
+    assert ran.code == 2
+    assert ran.sentences == [
+        f"There is no screen here to open the window on. Without a window: gliascope segment {patient} --out DIR"
+    ]
+
+
+def test_models_are_opened_once_for_a_whole_cohort(
+    run: Run, models: Path, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app import cohort as cohorts
+
+    opened: list[str] = []
+    really = cohorts.runtime.open_network
+
+    def counted(card: ModelCard, device: cohorts.runtime.Device) -> object:
+        opened.append(card.name)
+        return really(card, device)
+
+    monkeypatch.setattr(cohorts.runtime, "open_network", counted)
+    assert run("segment", cohort, "--out", tmp_path / "out").code == 0
+    assert opened == ["teacher"]

@@ -1,0 +1,71 @@
+"""A model of a kilobyte that finds the phantom's tumour by its brightness, run by the real inference.
+
+It makes the way from files to masks testable in a second, without weights and without torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from engine.model_card import Architecture, Evaluation, ModelCard, RegionScores, Role
+from engine.runtime import import_openvino
+from engine.volume import Sequence
+
+# Standard deviations above the brain's mean from which the phantom's T2, T1ce and FLAIR show tumour and core.
+WHOLE_TUMOUR_FROM, CORE_FROM = 1.2, 2.95
+
+
+def install(
+    models: Path,
+    name: str = "student-t2",
+    sequences: tuple[Sequence, ...] = (Sequence.T2,),
+    role: Role = Role.STUDENT,
+    dice: float = 0.7,
+    training: dict[str, Any] | None = None,
+) -> ModelCard:
+    """Write a whole model folder; the first of ``sequences`` is the one that is looked at.
+
+    Args:
+        models: Folder of model folders.
+        name: Of the model and its folder.
+        sequences: Inputs, in channel order.
+        role: Teacher, student or baseline.
+        dice: What the card says was measured.
+        training: The card's training configuration.
+    """
+    folder = models / name
+    folder.mkdir(parents=True)
+    _write_network(folder, len(sequences))
+    save_file({"nothing": np.zeros(1, np.float32)}, folder / "weights.safetensors")
+    scores = RegionScores(dice_mean=dice, dice_sd=0.1, hd95_mean=8.0)
+    return ModelCard(
+        name=name,
+        title=name.replace("-", " "),
+        version="1.0",
+        role=role,
+        sequences=sequences,
+        spacing_mm=1.0,
+        window=(32, 32, 32),
+        architecture=Architecture("threshold"),
+        minimum_ml={"whole_tumour": 0.05, "tumour_core": 0.0},
+        evaluation=Evaluation("on phantoms", 10, 10, {"whole_tumour": scores, "tumour_core": scores}),
+        training=training or {},
+    ).write(folder)
+
+
+def _write_network(folder: Path, channels: int) -> None:
+    openvino = import_openvino()
+    opset = openvino.opset13
+    images = opset.parameter([1, channels, -1, -1, -1], np.float32, name="images")
+    # Both outputs look at the first channel alone.
+    weights = np.zeros((2, channels, 1, 1, 1), np.float32)
+    weights[:, 0] = 20.0
+    bias = -20.0 * np.array([WHOLE_TUMOUR_FROM, CORE_FROM], np.float32).reshape(1, 2, 1, 1, 1)
+    nothing = [0, 0, 0]
+    mixed = opset.convolution(images, opset.constant(weights), [1, 1, 1], nothing, nothing, [1, 1, 1])
+    logits = opset.add(mixed, opset.constant(bias))
+    openvino.save_model(openvino.Model([logits], [images], "threshold"), folder / "network.xml")
