@@ -185,9 +185,12 @@ def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
     """The smallest box around ``mask``; everything where the mask is empty."""
     if not mask.any():
         return (slice(0, mask.shape[0]), slice(0, mask.shape[1]), slice(0, mask.shape[2]))
-    flat = mask.any(axis=2)
-    sides = (flat.any(axis=1), flat.any(axis=0), mask.any(axis=0).any(axis=0))
-    i, j, k = (slice(int(side.argmax()), len(side) - int(side[::-1].argmax())) for side in sides)
+    slices = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        occupied: NDArray[np.bool_] = np.any(mask, axis=others)
+        slices.append(slice(int(occupied.argmax()), len(occupied) - int(occupied[::-1].argmax())))
+    i, j, k = slices
     return i, j, k
 
 

@@ -48,9 +48,14 @@ def load_state(
     network.load_state_dict(_part(tensors, "network."))
     for name, value in _part(tensors, "average.").items():
         average[name].copy_(value)
+    parameters = optimiser.param_groups[0]["params"]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in _part(tensors, "optimiser.").items():
         index, name = key.split(".", 1)
+        parameter = parameters[int(index)]
+        if value.shape == parameter.shape:
+            # Same strides as the parameter: the fused optimiser walks both as flat memory.
+            value = torch.empty_like(parameter, requires_grad=False).copy_(value)
         state.setdefault(int(index), {})[name] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     return int(metadata["step"])
