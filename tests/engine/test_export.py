@@ -1,0 +1,257 @@
+"""What is saved, that it can be trusted, and that nothing half-written or personal is left behind."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from engine import export, nifti
+from engine.errors import CannotWrite
+from engine.inference import Segmentation
+from engine.model_card import Architecture, ModelCard, Role
+from engine.sequences import find_subjects, load
+from engine.volume import Sequence, Subject
+from tests.engine import phantoms
+
+T1, T1CE, T2, FLAIR = Sequence
+
+
+def a_card() -> ModelCard:
+    return ModelCard(
+        name="t1-student",
+        title="T1 student",
+        version="1.2",
+        role=Role.STUDENT,
+        sequences=(T1,),
+        spacing_mm=2.0,
+        window=(96, 112, 96),
+        architecture=Architecture("dynunet"),
+        files={"network.bin": "0" * 64},
+    )
+
+
+def a_result(subject: Subject) -> Segmentation:
+    truth = phantoms.tumour(subject.grid)
+    return Segmentation(
+        label_map=truth,
+        probabilities={},
+        volumes_ml={"whole_tumour": truth.ml(truth.whole_tumour), "tumour_core": truth.ml(truth.tumour_core)},
+        card=a_card(),
+        device="CPU",
+        precision="bf16",
+        seconds=3.14159,
+        notes=("The tumour touches the edge of the scan.",),
+    )
+
+
+def from_disk(folder: Path, orientation: str = "LPS") -> Subject:
+    phantoms.write_subject(folder, phantoms.grid(orientation, oblique=(3, 4, 5)), sequences=(T1, FLAIR))
+    return load(find_subjects([folder])[0])
+
+
+def everything_in(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "RAS", "PIR", "SLA"])
+def test_the_mask_lies_on_the_scan_and_says_so(orientation: str, tmp_path: Path) -> None:
+    subject = from_disk(tmp_path / "P1", orientation)
+    result = a_result(subject)
+    saved = export.save(result, subject, tmp_path / "out" / "deeper")
+    assert saved.mask == tmp_path / "out" / "deeper" / "P1_seg.nii.gz"
+    assert saved.sidecar == tmp_path / "out" / "deeper" / "P1_seg.json"
+    assert saved.verified == "Saved on the grid of P1_t1.nii.gz, read back and found equal."
+    mask, scan = nib.load(saved.mask), nib.load(tmp_path / "P1" / "P1_t1.nii.gz")
+    np.testing.assert_array_equal(np.asarray(mask.dataobj), result.label_map.data)
+    np.testing.assert_array_equal(mask.affine, scan.affine)
+    assert int(mask.header["sform_code"]) == int(scan.header["sform_code"])
+    assert int(mask.header["qform_code"]) == int(scan.header["qform_code"])
+    assert sorted(path.name for path in saved.mask.parent.iterdir()) == ["P1_seg.json", "P1_seg.nii.gz"]
+
+
+def test_the_sidecar_tells_how_the_mask_came_about(tmp_path: Path) -> None:
+    subject = from_disk(tmp_path / "P1")
+    result = a_result(subject)
+    saved = export.save(result, subject, tmp_path / "out", reason="T1 and FLAIR are here.")
+    record = json.loads(saved.sidecar.read_text(encoding="utf-8"))
+    assert record["software"] == {"name": "Gliascope", "version": export.version()}
+    assert record["research_use"].startswith("Research use only.")
+    assert record["model"] == {
+        "name": "t1-student",
+        "title": "T1 student",
+        "version": "1.2",
+        "sha256": a_card().fingerprint,
+        "files": {"network.bin": "0" * 64},
+    }
+    assert record["reason"] == "T1 and FLAIR are here."
+    assert record["sequences"] == {"used": ["t1"], "not_used": ["flair"], "absent": ["t1ce", "t2"]}
+    scan = tmp_path / "P1" / "P1_flair.nii.gz"
+    assert record["inputs"]["flair"] == {"sha256": hashlib.sha256(scan.read_bytes()).hexdigest()}
+    assert record["mask"] == {"sha256": hashlib.sha256(saved.mask.read_bytes()).hexdigest()}
+    truth = result.label_map
+    assert record["volumes_ml"]["whole_tumour"] == pytest.approx(truth.ml(truth.whole_tumour), abs=5e-4)
+    assert record["labels"] == {"0": "background", "1": "tumour core", "2": "rest of the whole tumour"}
+    assert (record["device"], record["precision"], record["seconds"]) == ("CPU", "bf16", 3.14)
+    assert record["notes"] == ["The tumour touches the edge of the scan."]
+    assert nifti.made_by_gliascope(saved.mask)
+    assert nifti.find_convention([saved.mask]) is nifti.Convention.GLIASCOPE
+
+
+def test_the_version_is_the_projects() -> None:
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    assert f'\nversion = "{export.version()}"\n' in project.read_text(encoding="utf-8")
+
+
+def test_saving_twice_gives_the_same_bytes_in_sorted_utf_8(tmp_path: Path) -> None:
+    subject = from_disk(tmp_path / "P1")
+    result = replace(a_result(subject), notes=("Größe: 3 µl", "患者"))
+    export.save(result, subject, tmp_path / "a")
+    export.save(result, subject, tmp_path / "b")
+    export.save(result, subject, tmp_path / "b")
+    assert everything_in(tmp_path / "a") == everything_in(tmp_path / "b")
+    text = (tmp_path / "a" / "P1_seg.json").read_text(encoding="utf-8")
+    assert "患者" in text
+    assert text.endswith("}\n")
+    assert list(json.loads(text)) == sorted(json.loads(text))
+
+
+def test_nothing_personal_is_saved(tmp_path: Path) -> None:
+    folder = tmp_path / "DOE_JANE"
+    head = phantoms.head(phantoms.grid("LPS"))
+    phantoms.write(
+        folder / "DOE_JANE_t1.nii.gz", head.data, np.array(head.grid.affine), descrip=b"DOE^JANE", aux_file=b"DOE"
+    )
+    subject = load(find_subjects([folder])[0])
+    saved = export.save(a_result(subject), subject, tmp_path / "out", name="case-17")
+    assert saved.mask.name == "case-17_seg.nii.gz"
+    content = gzip.decompress(saved.mask.read_bytes()) + saved.mask.read_bytes() + saved.sidecar.read_bytes()
+    assert b"DOE" not in content
+    assert str(tmp_path).encode() not in content
+
+
+def test_after_resampling_the_mask_takes_the_header_of_the_file_whose_grid_it_has(tmp_path: Path) -> None:
+    fine = phantoms.grid("PIR", spacing=(0.8, 0.8, 0.8), shape=(30, 35, 25))
+    phantoms.write_volume(tmp_path / "P1" / "P1_t1.nii.gz", phantoms.head(phantoms.grid("LPS"), T1))
+    phantoms.write_volume(tmp_path / "P1" / "P1_flair.nii.gz", phantoms.head(fine, FLAIR))
+    subject = load(find_subjects([tmp_path / "P1"])[0], resample=True)
+    saved = export.save(a_result(subject), subject, tmp_path / "out")
+    assert "P1_flair.nii.gz" in saved.verified
+    np.testing.assert_array_equal(nib.load(saved.mask).affine, nib.load(tmp_path / "P1" / "P1_flair.nii.gz").affine)
+
+
+def test_scans_that_are_gone_or_were_never_files_cost_no_result(tmp_path: Path) -> None:
+    subject = from_disk(tmp_path / "P1")
+    for path in (tmp_path / "P1").iterdir():
+        path.unlink()
+    for case in (subject, phantoms.subject()):
+        saved = export.save(a_result(case), case, tmp_path / "out", name="x")
+        assert saved.verified == "Saved on the grid of the scans, read back and found equal."
+        np.testing.assert_allclose(nib.load(saved.mask).affine, case.grid.affine, atol=1e-5)
+        assert json.loads(saved.sidecar.read_text())["inputs"]["t1"] == {"sha256": None}
+
+
+def test_a_result_of_another_grid_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
+    result = a_result(phantoms.subject(phantoms.grid("LPS")))
+    with pytest.raises(ValueError, match="grid"):
+        export.save(result, phantoms.subject(phantoms.grid("RAS")), tmp_path)
+
+
+# --- disks and folders that do not play along ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_full_disk_leaves_what_was_there(
+    step: int, before: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = phantoms.subject()
+    out = tmp_path / "new" / "out"
+    if before:
+        export.save(a_result(subject), subject, out)
+    kept = everything_in(tmp_path)
+    calls: list[int] = []
+
+    def fill(_: int) -> None:
+        calls.append(1)
+        if len(calls) == step:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fill)
+    with pytest.raises(CannotWrite) as caught:
+        export.save(replace(a_result(subject), seconds=9.0), subject, out)
+    assert str(caught.value) == (
+        "There is no room on the disk for phantom_seg.nii.gz. Free some space, then save again."
+    )
+    assert everything_in(tmp_path) == kept
+    assert (tmp_path / "new").exists() is before
+
+
+def test_a_sidecar_that_cannot_take_its_place_takes_the_mask_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = phantoms.subject()
+    replace_file = Path.replace
+
+    def locked(self: Path, target: Path) -> Path:
+        if target.suffix == ".json":
+            raise PermissionError(errno.EACCES, "The process cannot access the file")
+        return replace_file(self, target)
+
+    monkeypatch.setattr(Path, "replace", locked)
+    with pytest.raises(CannotWrite):
+        export.save(a_result(subject), subject, tmp_path / "out")
+    assert everything_in(tmp_path) == {}
+
+
+def test_folders_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = phantoms.subject()
+    result = a_result(subject)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CannotWrite, match="There is no folder file to write to"):
+        export.save(result, subject, tmp_path / "file")
+    (tmp_path / "taken" / "phantom_seg.json").mkdir(parents=True)
+    with pytest.raises(CannotWrite, match="is named"):
+        export.save(result, subject, tmp_path / "taken")
+    assert everything_in(tmp_path) == {"file": b"x"}
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(CannotWrite) as caught:
+        export.save(result, subject, tmp_path / "out")
+    assert str(caught.value) == "The folder out cannot be written to. Choose another folder."
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("BraTS2021_00006", "BraTS2021_00006"),
+        ("Müller 患者", "Müller 患者"),
+        ("../../etc/passwd", "_.._etc_passwd"),
+        ('a<b>:"c"|d?*\n', "a_b_c_d_"),
+        (" . ", "patient"),
+        ("", "patient"),
+        ("NUL", "_NUL"),
+        ("com1.x", "_com1.x"),
+    ],
+)
+def test_names_every_system_takes(name: str, expected: str) -> None:
+    assert export.file_name(name) == expected
+
+
+def test_very_long_names_are_cut_and_stay_different(tmp_path: Path) -> None:
+    subject = phantoms.subject()
+    names = ["患" * 200 + ending for ending in "ab"]
+    saved = [export.save(a_result(subject), subject, tmp_path, name=name) for name in names]
+    assert len({result.mask for result in saved}) == 2
+    assert all(len(result.mask.name.encode()) <= 255 for result in saved)
