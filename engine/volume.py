@@ -180,7 +180,8 @@ class LabelMap:
     @property
     def whole_tumour(self) -> NDArray[np.bool_]:
         """``(I, J, K)`` bool: any label."""
-        return np.greater(self.data, 0)
+        tumour: NDArray[np.bool_] = self.data > 0
+        return tumour
 
     @property
     def tumour_core(self) -> NDArray[np.bool_]:

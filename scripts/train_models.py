@@ -1,6 +1,6 @@
 """Train one fold of the shipped models, in order, each going on from where it was stopped.
 
-    python scripts/train_models.py configs/first_generation.json --data COHORT --runs RUNS --fold 0
+    python -m scripts.train_models configs/first_generation.json --data COHORT --runs RUNS --fold 0
 
 Stages: a pre-training on random subsets of the four sequences; from it the teacher; from it, and taught by the
 teacher, one student a sequence; and from random weights, for as many steps as pre-training and student together, the
@@ -17,8 +17,6 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine.volume import Sequence
 from trainer.config import Distillation, TrainConfig

@@ -1,9 +1,12 @@
-"""State on disk: a run killed at any moment goes on as if it had not been."""
+"""State on disk: a run killed at any moment goes on as if it had not been; a finished one becomes a model folder."""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from engine import networks
+from engine import networks, runtime
 from engine.errors import UserError
+from engine.model_card import REGIONS, TUMOUR_CORE, WHOLE_TUMOUR, Architecture, ModelCard, Role
 from trainer.config import TrainConfig
 
 CONFIG = "config.json"
 STATE = "state.safetensors"
 WEIGHTS = "weights.safetensors"
+# Pieces smaller than these are seldom tumour; fixed before anything was measured.
+MINIMUM_ML = {WHOLE_TUMOUR: 1.0, TUMOUR_CORE: 0.2}
+LEFT_RIGHT = 0
 
 
 def save_state(
@@ -103,6 +110,62 @@ def start_from(network: torch.nn.Module, config: TrainConfig, folder: Path) -> N
     places = [source_config.sequences.index(sequence) for sequence in config.sequences]
     weights["stem.weight"] = torch.cat([stem[:, place * folded : (place + 1) * folded] for place in places], dim=1)
     network.load_state_dict(weights)
+
+
+def export(
+    run: Path, folder: Path, name: str, version: str, data: str, licence: str, citations: tuple[str, ...]
+) -> ModelCard:
+    """Make a model folder of a finished run; replaces ``folder`` only once the new one is whole.
+
+    Args:
+        run: The run folder.
+        folder: The model folder.
+        name: Of the model.
+        version: Of the model.
+        data: What it was trained on, in words.
+        licence: Under which terms weights and data may be used, in words.
+        citations: What to cite.
+
+    Returns:
+        The card, not yet with an evaluation.
+
+    Raises:
+        UserError: The run is not finished, or was a pre-training, which is no model by itself.
+    """
+    network, config = load_network(run)
+    if config.role == "pretraining":
+        raise UserError(f"{run.name} is a pre-training", "", "Train a teacher or a student from it first.")
+    titles = "four-sequence" if len(config.sequences) == 4 else "+".join(s.title for s in config.sequences)
+    architecture, arguments = config.network()
+    training = asdict(config)
+    # The folder belongs to whoever trained, the names of runs to the recipe; neither to who uses the model.
+    del training["data"]
+    card = ModelCard(
+        name=name,
+        title=f"{titles} {config.role}",
+        version=version,
+        role=Role(config.role),
+        sequences=config.sequences,
+        spacing_mm=config.spacing_mm,
+        window=config.window,
+        architecture=Architecture(architecture, arguments),
+        regions=REGIONS,
+        mirror_axes=(LEFT_RIGHT,),
+        minimum_ml=MINIMUM_ML,
+        training=training,
+        data=data,
+        licence=licence,
+        citations=citations,
+        made_with={"python": platform.python_version(), "torch": torch.__version__.split("+")[0]},
+    )
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    runtime.export(network, len(config.sequences), config.window, partial)
+    card.write(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+    return ModelCard.read(folder)
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
