@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from gzip import BadGzipFile
 from pathlib import Path
-from typing import IO, Literal, cast
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 from isal import igzip, isal_zlib
@@ -544,23 +544,31 @@ def _read_labels(path: Path) -> tuple[NDArray[np.uint8], Grid, set[int]]:
     with _opened(path) as (stream, header):
         chosen = _choose(header, None)
         labels = np.empty(int(np.prod(header.shape)), np.uint8)
-        values = np.empty(_CHUNK_BYTES, np.float32)
         counts = np.zeros(256, np.int64)
         for first, stored in _chunks(stream, header, chosen):
-            part = values[: len(stored)]
-            _scale(stored, header, part)
-            whole = np.rint(part)
-            # Scaled integers come back as 0.9999; anything further off is an image.
-            odd = ~((np.abs(part - whole) <= 1e-3) & (whole >= 0) & (whole <= 255))
-            if odd.any():
-                raise UnreadableImage(
-                    f"{shown(path)} is not a segmentation",
-                    f"a voxel holds {float(part[odd][0]):g}, where labels are whole numbers from 0 to 255",
-                    "Choose the file with the labels.",
-                )
-            labels[first : first + len(part)] = whole
-            counts += np.bincount(labels[first : first + len(part)], minlength=256)
+            part = labels[first : first + len(stored)]
+            part[...] = _whole_numbers(stored, header)
+            counts += np.bincount(part, minlength=256)
     return labels.reshape(header.shape, order="F"), header.grid, {int(n) for n in np.flatnonzero(counts) if n}
+
+
+def _whole_numbers(stored: NDArray[Any], header: _Header) -> NDArray[Any]:
+    """The labels in a piece of a segmentation, all between 0 and 255."""
+    if not header.may_be_not_finite:
+        whole, odd = stored, stored[(stored < 0) | (stored > 255)]
+    else:
+        values = np.empty(len(stored), np.float32)
+        _scale(stored, header, values)
+        whole = np.rint(values)
+        # Scaled integers come back as 0.9999; anything further off is an image.
+        odd = values[~((np.abs(values - whole) <= 1e-3) & (whole >= 0) & (whole <= 255))]
+    if odd.size:
+        raise UnreadableImage(
+            f"{shown(header.path)} is not a segmentation",
+            f"a voxel holds {float(odd[0]):g}, where labels are whole numbers from 0 to 255",
+            "Choose the file with the labels.",
+        )
+    return whole
 
 
 def _tell_convention(present: set[int], paths: list[Path]) -> Convention:

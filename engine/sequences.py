@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -408,14 +409,15 @@ def _listing(folder: Path) -> tuple[list[Path], list[Path]]:
 
 def _is_folder(path: Path) -> bool:
     try:
-        if path.is_dir():
-            return True
-        exists = path.exists()
-    except OSError:  # a name longer than the system allows cannot exist
-        exists = False
-    if not exists:
-        raise UnreadableImage(f"{nifti.shown(path)} is not there", "", "It may have been moved; choose it again.")
-    return False
+        return stat.S_ISDIR(path.stat().st_mode)
+    except PermissionError as error:
+        raise UnreadableImage(
+            f"{nifti.shown(path)} may not be opened", "", "Ask its owner for permission to read it."
+        ) from error
+    except OSError as error:  # a name longer than the system allows cannot exist either
+        raise UnreadableImage(
+            f"{nifti.shown(path)} is not there", "", "It may have been moved; choose it again."
+        ) from error
 
 
 def _group(files: list[Path], folder: Path | None) -> list[SubjectFiles]:
