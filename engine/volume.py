@@ -186,7 +186,8 @@ class LabelMap:
     @property
     def tumour_core(self) -> NDArray[np.bool_]:
         """``(I, J, K)`` bool: label 1."""
-        return self.data == TUMOUR_CORE
+        core: NDArray[np.bool_] = self.data == TUMOUR_CORE
+        return core
 
     def ml(self, mask: NDArray[np.bool_]) -> float:
         """Volume in ml of the voxels in ``mask``."""

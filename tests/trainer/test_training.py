@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from engine import nifti
+from engine import networks, nifti, registry, sequences
 from engine.errors import Cancelled, UserError
+from engine.inference import segment
+from engine.metrics import dice
 from engine.progress import Progress
 from engine.volume import LabelMap, Sequence, Subject, Volume
 from tests.engine import phantoms
@@ -128,12 +130,37 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(cohort: Path, tmp_pat
     assert last > 0
 
 
+def test_a_finished_run_becomes_a_model_that_segments(cohort: Path, tmp_path: Path) -> None:
+    train(config(cohort, steps=60, validate_every=0), tmp_path / "teacher")
+    card = checkpoint.export(
+        tmp_path / "teacher", tmp_path / "models" / "mine", "mine", "1.0", "phantoms", "free", ("nobody, 2026",)
+    )
+    assert card.title == "four-sequence teacher"
+    assert card.training["train_cases"] == list(CASES[:3])
+    assert str(cohort) not in (tmp_path / "models" / "mine" / "model.json").read_text()
+    registry.verify(card)
+    unseen = sequences.load(dataset.find_cases(cohort)["dora"])
+    found = segment(unseen, replace(card, minimum_ml=dict.fromkeys(card.minimum_ml, 0.0)), device="cpu")
+    truth = phantoms.tumour(unseen.grid)
+    assert dice(found.label_map.whole_tumour, truth.whole_tumour) > 0.6
+    again = checkpoint.export(
+        tmp_path / "teacher", tmp_path / "models" / "mine", "mine", "1.0", "phantoms", "free", ("nobody, 2026",)
+    )
+    assert again.files["weights.safetensors"] == card.files["weights.safetensors"]
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["mine"]
+
+
+def test_a_pretraining_is_no_model(cohort: Path, tmp_path: Path) -> None:
+    train(config(cohort, role="pretraining", steps=4, validate_every=0, sequence_dropout=0.7), tmp_path / "any")
+    with pytest.raises(UserError, match="is a pre-training"):
+        checkpoint.export(tmp_path / "any", tmp_path / "model", "any", "1.0", "", "", ())
+    assert not (tmp_path / "model").exists()
+
+
 def test_starting_from_more_sequences_keeps_what_the_network_computed(cohort: Path, tmp_path: Path) -> None:
     train(config(cohort, steps=5, validate_every=0), tmp_path / "teacher")
     source, _ = checkpoint.load_network(tmp_path / "teacher")
     pair = config(cohort, sequences=(Sequence.FLAIR, Sequence.T1))
-    from engine import networks
-
     started = networks.build(*pair.network()).eval()
     checkpoint.start_from(started, pair, tmp_path / "teacher")
     images = torch.randn(1, 2, 32, 32, 32)
