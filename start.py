@@ -498,10 +498,12 @@ def _raise_install_failure(text: str) -> None:
             "The package index could not be reached, so nothing could be installed. Check the network, or set "
             "HTTPS_PROXY if your organisation uses a proxy, and start again."
         )
-    none = re.search(r"No matching distribution found for (\S+)", text)
+    # With constraints, older versions of pip call a package they cannot find a conflict.
+    none = re.search(r"No matching distribution found for (\S+)|requested \(constraint\) (\S+)", text)
     if none:
+        package, here = none.group(1) or none.group(2), platform.python_version()
         raise Stop(
-            f"There is no ready-made package {none.group(1)} for Python {platform.python_version()} on this system. "
+            f"There is no ready-made package {package} for Python {here} on this system. "
             f"Start again with one of Python 3.11 to 3.14 from python.org. The whole log is {LOG}."
         )
     if re.search(r"Permission denied|Errno 13|Access is denied", text):

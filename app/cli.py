@@ -253,22 +253,19 @@ def demo(
     ),
 ) -> int:
     """Segment the simulated patient that comes with Gliascope, in the window or without one."""
+    if not headless and has_screen():
+        from app import application
+
+        return application.run([DEMO], segment=True)
+    say("Segmenting the demo patient off screen" + ("." if headless else ", as there is no screen here."))
+    _make_folder(out)
     from app import application
 
-    if not headless and has_screen():
-        return application.run([DEMO], segment=True)
-    if not headless:
-        say("There is no screen here, so the demo is done without a window.")
-    from app.cohort import Models
-    from engine import sequences
-
-    with _progress("Segmenting the demo patient") as progress:
-        files = sequences.find_subjects([DEMO])[0]
-        result = _segment_one(files, Models(None, "auto"), out, progress.part(0.0, 0.8))
-        progress.update(0.8, "drawing the picture")
-        picture = application.render_demo(out.resolve() / "gliascope-demo.png", Path(result["mask"]))
-    _tell(result)
-    typer.echo(f"  Picture: {picture}")
+    with _dies_on_interrupt():
+        rendered = application.render_demo([DEMO], out.resolve())
+    record = json.loads(rendered.sidecar.read_text(encoding="utf-8"))
+    _tell({"name": "Demo patient", "mask": str(rendered.mask), **record})
+    typer.echo(f"  Picture: {rendered.picture}")
     return 0
 
 
@@ -573,6 +570,16 @@ def _stops_on_interrupt(cancel: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+@contextlib.contextmanager
+def _dies_on_interrupt() -> Iterator[None]:
+    """Ctrl-C ends the program at once: inside Qt's event loop Python would hear of it only at the next event."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _answer(answer: dict[str, Any]) -> None:
     typer.echo(json.dumps(answer, indent=2, ensure_ascii=False))
 
@@ -610,6 +617,15 @@ def _score_table(scores: CohortScores) -> Table:
         hd95 = [f"{summary[region][f'hd95_mm_{kind}']:.1f}" for region in REGION_TITLES]
         table.add_row(title, f"{len(scores.cases)} patients" if kind == "mean" else "", *dice, *hd95, "")
     return table
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotWrite(
+            f"The folder {folder} could not be made", error.strerror or "", "Choose another with --out."
+        ) from error
 
 
 def _write_text(path: Path, text: str) -> None:
