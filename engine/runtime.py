@@ -14,6 +14,7 @@ import gc
 import importlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -217,7 +218,9 @@ def export(network: nn.Module, channels: int, window: Window, folder: Path) -> N
     }
     network.load_state_dict(halves)
     save_file({name: value.contiguous() for name, value in halves.items()}, folder / WEIGHTS)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # torch warns about the way OpenVINO traces, and about sizes it takes for fixed; other sizes are tested.
+        warnings.simplefilter("ignore")
         model = openvino.convert_model(
             network, example_input=torch.zeros(1, channels, *window), input=[1, channels, -1, -1, -1]
         )

@@ -287,7 +287,8 @@ def test_listing_imports_neither_torch_nor_openvino() -> None:
         "import sys; from engine import registry; registry.list_models();"
         "print(sorted({'torch', 'monai', 'openvino', 'scipy', 'PySide6'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "[]"
 
 
