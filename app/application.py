@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence as SequenceOf
+import tempfile
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from PySide6.QtCore import QEventLoop, QSettings, Qt, QTimer
+from PySide6.QtCore import QEvent, QEventLoop, QSettings, Qt, QTimer
 from PySide6.QtGui import QColor, QIcon, QPainter, QPixmap
 from PySide6.QtWidgets import QApplication
 
@@ -21,22 +23,7 @@ from app.settings import Settings
 from app.theme import DARK, Theme, blend
 from app.viewer_model import ViewerModel
 from app.welcome import draw_emblem
-from engine.errors import UserError
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """What a machine without a display made.
-
-    Attributes:
-        picture: The window with the result, as PNG.
-        mask: The mask.
-        sidecar: How it was made, as JSON.
-    """
-
-    picture: Path
-    mask: Path
-    sidecar: Path
+from engine.errors import CannotWrite, UserError
 
 
 def run(paths: SequenceOf[Path], segment: bool = False) -> int:
@@ -52,7 +39,7 @@ def run(paths: SequenceOf[Path], segment: bool = False) -> int:
     application = make_application()
     window = make_window(Settings())
     previous = sys.excepthook
-    sys.excepthook = _reporting(window)
+    sys.excepthook = _report_to(window)
     # Ctrl+C in the terminal closes the window as its own button would.
     signal.signal(signal.SIGINT, lambda *_: window.close())
     heartbeat = QTimer()
@@ -72,49 +59,67 @@ def run(paths: SequenceOf[Path], segment: bool = False) -> int:
         window.jobs.close()
 
 
-def render_demo(paths: Iterable[Path], out: Path, size: tuple[int, int] = (1440, 900)) -> Rendered:
-    """Without a display: open patients' files, segment, and save a picture of the window and the mask.
+@dataclass(frozen=True)
+class Rendered:
+    """What a machine without a display made.
+
+    Attributes:
+        picture: The window with the result, as PNG.
+        mask: The mask.
+        sidecar: How it was made, as JSON.
+        verified: The sentence of `engine.export.Saved`.
+    """
+
+    picture: Path
+    mask: Path
+    sidecar: Path
+    verified: str
+
+
+def render_demo(
+    paths: SequenceOf[Path], out: Path, size: tuple[int, int] = (1440, 900), appearance: str = "dark"
+) -> Rendered:
+    """Without a display: open a patient in the window, segment, save, and take a picture of it.
 
     Args:
         paths: Files or folders of one patient.
         out: The folder for picture, mask and sidecar; made if need be.
         size: Of the picture in pixels.
+        appearance: ``"dark"`` or ``"light"``.
 
     Raises:
         UserError: Anything on the way that the user can mend.
     """
-    if "QT_QPA_PLATFORM" not in os.environ and QApplication.instance() is None:
+    if QApplication.instance() is None:
+        # Whatever display there may be, this draws none of its windows on it.
         os.environ["QT_QPA_PLATFORM"] = "offscreen"
-    out.mkdir(parents=True, exist_ok=True)
     make_application()
-    settings = Settings(QSettings(str(out / ".settings.ini"), QSettings.Format.IniFormat))
-    window = make_window(settings)
-    try:
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(QSettings(str(Path(folder) / "settings.ini"), QSettings.Format.IniFormat))
+        settings.appearance = appearance
+        window = make_window(settings)
         window.resize(*size)
         window.show()
         session = window.session
-        session.open(list(paths), segment=True)
-        _until(session, {Stage.DONE})
-        session.save(out)
-        loop = QEventLoop()
-        session.saved_changed.connect(loop.quit)
-        session.problem_changed.connect(loop.quit)
-        if session.saved is None and session.problem is None:
+        try:
+            session.open(paths, segment=True)
+            _wait_for(session, lambda: session.stage is Stage.DONE)
+            session.save(out)
+            _wait_for(session, lambda: session.saved is not None)
+            # The last of layout, painting and the overlay's fade is a moment behind.
+            loop = QEventLoop()
+            QTimer.singleShot(400, loop.quit)
             loop.exec()
-        if session.saved is None:
-            raise UserError(session.problem.sentence if session.problem is not None else "The mask was not saved")
-        # Layout and the overlay's fade are done a moment later.
-        QTimer.singleShot(400, loop.quit)
-        loop.exec()
-        picture = out / "gliascope.png"
-        if not window.grab().save(str(picture)):
-            raise UserError(f"{picture.name} could not be written", "", "Check the free space of the folder.")
-        return Rendered(picture, session.saved.mask, session.saved.sidecar)
-    finally:
-        window.close()
-        window.deleteLater()
-        QApplication.processEvents()
-        (out / ".settings.ini").unlink(missing_ok=True)
+            saved = session.saved
+            assert saved is not None
+            picture = saved.sidecar.with_suffix(".png")
+            if not window.grab().save(str(picture)):
+                raise CannotWrite(f"{picture.name} could not be written", "", "Check that you may write there.")
+            return Rendered(picture, saved.mask, saved.sidecar, saved.verified)
+        finally:
+            window.close()
+            window.deleteLater()
+            QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete.value)
 
 
 def make_application() -> QApplication:
@@ -142,27 +147,32 @@ def make_window(settings: Settings) -> MainWindow:
     return window
 
 
-def _until(session: Session, stages: set[Stage]) -> None:
-    """Let events happen until the session is there; a problem on the way is raised."""
+def _wait_for(session: Session, there: Callable[[], bool]) -> None:
+    """Let events happen until the session is there; a problem on the way is raised.
+
+    Raises:
+        UserError: What the window would have shown.
+    """
     loop = QEventLoop()
-    session.stage_changed.connect(loop.quit)
-    session.problem_changed.connect(loop.quit)
-    while session.stage not in stages:
-        if session.problem is not None and not session.problem.note:
+    signals = (session.stage_changed, session.problem_changed, session.saved_changed, session.patient_changed)
+    for signal_ in signals:
+        signal_.connect(loop.quit)
+    while not there():
+        if session.problem is not None:
             raise UserError(session.problem.sentence)
         if session.stage is Stage.READY and session.why_not:
             raise UserError(session.why_not)
         loop.exec()
-    session.stage_changed.disconnect(loop.quit)
-    session.problem_changed.disconnect(loop.quit)
+    for signal_ in signals:
+        signal_.disconnect(loop.quit)
 
 
-def _reporting(window: MainWindow):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    """An excepthook that shows a calm line instead of closing the window."""
+def _report_to(window: MainWindow) -> Callable[[type[BaseException], BaseException, TracebackType | None], None]:
+    """An excepthook that shows a calm line in the window, which stays open."""
 
     def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         sys.__excepthook__(kind, error, trace)
-        if issubclass(kind, Exception):
+        if isinstance(error, Exception):
             window.session.fail(error, "Something stopped")
 
     return report

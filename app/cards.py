@@ -25,9 +25,10 @@ RESEARCH_USE = "Research use only. Not a medical device; not for diagnosis or tr
 SHORTCUTS = (
     ("Look", (
         ("Wheel", "Next slice"),
-        ("Page Up, Page Down", "Next slice of the plane under the pointer"),
-        ("Left button, arrows", "Move the crosshair (Shift: ten voxels)"),
-        ("Right drag", "Window and level (double-click: reset)"),
+        ("Page Up, Page Down", "Next slice, plane under the pointer"),
+        ("Left button, arrows", "Crosshair (Shift: by ten)"),
+        ("Right drag", "Window and level"),
+        ("Right double-click", "Window and level of the start"),
         ("Middle drag, Shift drag", "Move the picture"),
         ("Ctrl and wheel, + and -", "Zoom"),
         ("0", "Whole head again"),
@@ -168,12 +169,13 @@ def about_card(theme: Theme, window: QWidget) -> Card:
 
 def shortcut_card(theme: Theme, window: QWidget) -> Card:
     """Every key and what it does."""
-    card = Card(theme, window, 820, "Keys and mouse")
+    card = Card(theme, window, 860, "Keys and mouse")
     card.body.addWidget(label("Keys and mouse", "title"))
     columns = QHBoxLayout()
     columns.setSpacing(40)
     left, right = QVBoxLayout(), QVBoxLayout()
     for side, groups in ((left, SHORTCUTS[:1]), (right, SHORTCUTS[1:])):
+        side.setSpacing(8)
         for name, lines in groups:
             side.addWidget(label(name.upper(), "caption"))
             grid = QGridLayout()
@@ -184,7 +186,7 @@ def shortcut_card(theme: Theme, window: QWidget) -> Card:
                 key = label(keys, "key")
                 key.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
                 grid.addWidget(key, row, 0)
-                grid.addWidget(label(meaning, "secondary", wrap=True), row, 1)
+                grid.addWidget(label(meaning, "secondary"), row, 1)
             side.addLayout(grid)
             side.addSpacing(12)
         side.addStretch()

@@ -26,6 +26,9 @@ def label(text: str = "", name: str = "", wrap: bool = False) -> QLabel:
     made.setObjectName(name)
     made.setWordWrap(wrap)
     made.setTextFormat(Qt.TextFormat.PlainText)
+    if name in ("caption", "title"):
+        # Room left over belongs to what a caption stands above.
+        made.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
     return made
 
 

@@ -91,7 +91,7 @@ class Jobs(QObject):
     def run(
         self,
         function: Callable[..., T],
-        *arguments: Any,  # noqa: ANN401 - whatever the function takes before its Progress
+        *arguments: Any,
         on_finished: Callable[[T], None],
         on_failed: Callable[[Exception], None],
         on_cancelled: Callable[[], None] | None = None,
@@ -167,7 +167,7 @@ class Jobs(QObject):
         else:
             self._said.emit(job.id, _Kind.FINISHED, value)
 
-    def _deliver(self, number: int, kind: _Kind, value: Any) -> None:  # noqa: ANN401
+    def _deliver(self, number: int, kind: _Kind, value: Any) -> None:
         """On the UI thread."""
         job = self._running.get(number)
         if kind is _Kind.PROGRESS:

@@ -8,7 +8,7 @@ from PySide6.QtCore import QSize, Qt, Signal
 from PySide6.QtGui import QAction, QContextMenuEvent
 from PySide6.QtWidgets import QHBoxLayout, QMenu, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
-from app.controls import Dot, ElidedLabel, IconButton, Section, label, push
+from app.controls import Dot, ElidedLabel, IconButton, Section, Segments, label, push
 from app.session import Entry, Presence, Session, Stage
 from app.theme import Theme
 from app.viewer_model import LayerKey, ViewerModel
@@ -56,15 +56,16 @@ class EntryRow(QPushButton):
         row.addLayout(words, 1)
         if entry.presence is not Presence.UNKNOWN:
             row.addWidget(label(entry.presence.value, "small"))
-        self.menu_button = IconButton(theme, "caret-down", f"Say which sequence {title} is" if entry.path else "")
+        self.menu_button = IconButton(theme, "caret-down", "Say which sequence this is")
         if entry.path is not None:
             self.menu_button.say(f"Say what {entry.path.name} really is")
             self.menu_button.clicked.connect(self._open_menu)
         else:
             # An empty place of the same width keeps the words of all rows in one line.
-            self.menu_button.setEnabled(False)
-            self.menu_button.setIcon(theme.icon("plus", "#00000000"))
-            self.menu_button.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+            place = self.menu_button.sizePolicy()
+            place.setRetainSizeWhenHidden(True)
+            self.menu_button.setSizePolicy(place)
+            self.menu_button.hide()
         row.addWidget(self.menu_button)
         for child in self.findChildren(QWidget):
             if child is not self.menu_button:
@@ -92,7 +93,7 @@ class EntryRow(QPushButton):
         self.style().unpolish(self)
         self.style().polish(self)
 
-    def menu(self) -> QMenu:  # type: ignore[override]
+    def choices(self) -> QMenu:
         """What the user can say about the file."""
         menu = QMenu(self)
         menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
@@ -120,7 +121,7 @@ class EntryRow(QPushButton):
 
     def _open_menu(self) -> None:
         place = self.menu_button.mapToGlobal(self.menu_button.rect().bottomRight())
-        menu = self.menu()
+        menu = self.choices()
         place.setX(place.x() - menu.sizeHint().width())
         menu.popup(place)
 
@@ -138,6 +139,7 @@ class LayersPanel(Section):
         super().__init__("SEQUENCES")
         self._theme, self._model, self._session = theme, model, session
         self.rows: list[EntryRow] = []
+        self.questions: dict[Path, Segments] = {}
         self._list = QVBoxLayout()
         self._list.setSpacing(2)
         self._list.setContentsMargins(-8, 0, -8, 0)
@@ -158,11 +160,11 @@ class LayersPanel(Section):
         return next((row for row in self.rows if key in (row.entry.sequence, row.entry.path)), None)
 
     def _rebuild(self) -> None:
-        for row in self.rows:
-            self._list.removeWidget(row)
-            row.hide()
-            row.deleteLater()
-        self.rows = []
+        for old in (*self.rows, *self.questions.values()):
+            self._list.removeWidget(old)
+            old.hide()
+            old.deleteLater()
+        self.rows, self.questions = [], {}
         for number, entry in enumerate(self._session.entries, start=1):
             row = EntryRow(self._theme, entry, str(number) if entry.sequence is not None else "")
             row.clicked.connect(lambda _=False, row=row: self._show(row))
@@ -170,11 +172,24 @@ class LayersPanel(Section):
             row.left_out.connect(self._leave_out)
             self._list.addWidget(row)
             self.rows.append(row)
+            if entry.presence is Presence.UNKNOWN and entry.path is not None:
+                self._ask(entry.path)
         words = self._session.advice
         self.advice.setText(words)
         self.advice.setVisible(bool(words))
         self._mark()
         self._update()
+
+    def _ask(self, path: Path) -> None:
+        """One click says which sequence an unknown file is."""
+        question = Segments(
+            tuple((sequence, sequence.title, f"{path.name} is {sequence.title}") for sequence in Sequence),
+            "Which sequence",
+        )
+        question.chosen.connect(lambda sequence: self._session.assign(path, sequence))
+        question.setContentsMargins(8, 0, 8, 0)
+        self._list.addWidget(question, 0, Qt.AlignmentFlag.AlignHCenter)
+        self.questions[path] = question
 
     def _update(self) -> None:
         # While files are read the list is about to change under the pointer.

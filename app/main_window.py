@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +36,10 @@ from PySide6.QtWidgets import (
 
 from app.cards import Banner, Card, DropTargets, about_card, first_run_card, shortcut_card
 from app.controls import ElidedLabel, IconButton, Segments, action, label
-from app.intensity_cell import figure
 from app.jobs import Jobs
 from app.layers_panel import LayersPanel
 from app.ortho_view import OrthoView
+from app.overview_cell import figure
 from app.segment_panel import ResultPanel, SegmentPanel
 from app.session import DEMO, Session, Stage
 from app.settings import Settings
@@ -219,6 +220,9 @@ class MainWindow(QMainWindow):
         assert isinstance(application, QApplication)
         application.installEventFilter(self)
         self._restore()
+        # Nothing looks chosen before anything was: the first Tab goes to the first control.
+        self._surface.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
+        self._surface.setFocus(Qt.FocusReason.OtherFocusReason)
 
     # Header and footer
 
@@ -302,14 +306,12 @@ class MainWindow(QMainWindow):
             group.addAction(entry)
             looks.addAction(entry)
         menu.addSeparator()
-        for text, keys, act in (
-            ("About Gliascope", "", self.show_about),
-            ("Quit", "Ctrl+Q", self.close),
-        ):
-            entry = action(text, self, keys)
-            entry.triggered.connect(lambda _=False, act=act: act())
-            menu.addAction(entry)
-            self.addAction(entry)
+        about = action("About Gliascope", self)
+        about.triggered.connect(self.show_about)
+        leave = action("Quit", self, "Ctrl+Q")
+        leave.triggered.connect(self.close)
+        menu.addActions([about, leave])
+        self.addAction(leave)
         return menu
 
     def _make_footer(self) -> QWidget:
@@ -348,8 +350,7 @@ class MainWindow(QMainWindow):
             ("Ctrl+Return", self._segment),
             ("Ctrl+Enter", self._segment),
         ]
-        for number, sequence in enumerate(Sequence, start=1):
-            keys.append((str(number), lambda sequence=sequence: model.show(sequence)))
+        keys += [(str(number), partial(model.show, sequence)) for number, sequence in enumerate(Sequence, start=1)]
         for key, act in keys:
             shortcut = QShortcut(QKeySequence(key), self)
             shortcut.setContext(Qt.ShortcutContext.WindowShortcut)
@@ -569,9 +570,7 @@ class MainWindow(QMainWindow):
         if result is not None:
             made = result.segmentation
             card = made.card
-            return (
-                f"{result.seconds:.1f} s on {made.device} ({made.precision})  \u00b7  {card.title} {card.version}"
-            )
+            return f"{result.seconds:.1f} s on {made.device} ({made.precision})  \u00b7  {card.title} {card.version}"
         layer = self.model.layer
         if layer is None:
             return "Ready"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from PySide6.QtCore import QEasingCurve, Qt, QTimer, QVariantAnimation
 from PySide6.QtWidgets import QSplitter, QVBoxLayout, QWidget
 
-from app.intensity_cell import IntensityCell
+from app.overview_cell import OverviewCell
 from app.slice_view import SliceView
 from app.theme import Theme
 from app.viewer_model import Plane, ViewerModel
@@ -26,7 +26,7 @@ class OrthoView(QWidget):
         self._model = model
         self.views = {plane: SliceView(model, plane) for plane in (Plane.AXIAL, Plane.CORONAL, Plane.SAGITTAL)}
         self.active = self.views[Plane.AXIAL]
-        self.cell = IntensityCell(theme, model)
+        self.cell = OverviewCell(theme, model)
         self._big: SliceView | None = None
         self._had_mask = False
 

@@ -75,13 +75,12 @@ class SegmentPanel(Section):
         words = names.get(stage, "Segment")
         self.button.setText(words)
         self.button.setAccessibleName(words)
-        # Cancel is not what a person is asked to press; it steps back while it can be pressed.
-        name = "" if working else "primary"
+        # One button at a time is the one to press: Segment, and once there is a result, Save.
+        name = "large" if working or stage is Stage.DONE else "primary"
         if self.button.objectName() != name:
             self.button.setObjectName(name)
             self.button.style().unpolish(self.button)
             self.button.style().polish(self.button)
-            self.button.setFixedHeight(36)
         able = stage is Stage.SEGMENTING or (choice is not None and stage in (Stage.READY, Stage.DONE))
         self.button.setEnabled(able)
         if stage is Stage.STOPPING:
@@ -96,19 +95,12 @@ class SegmentPanel(Section):
         if not busy:
             self.bar.setValue(0)
             self.left.setText("")
-            self.step.setText(self._how_it_went() if stage is Stage.DONE else "")
+            self.step.setText("")
         elif stage is Stage.STOPPING:
             self.step.setText("stopping after this step")
             self.left.setText("")
         elif self.bar.value() == 0:
             self.step.setText("starting" if working else "reading")
-
-    def _how_it_went(self) -> str:
-        result = self._session.result
-        if result is None:
-            return ""
-        segmentation = result.segmentation
-        return f"{result.seconds:.1f} s on {segmentation.device} ({segmentation.precision})"
 
     def _progress(self, fraction: float, message: str, left: float | None) -> None:
         if self._session.stage is Stage.STOPPING:
@@ -179,7 +171,7 @@ class ResultPanel(Section):
         look.addWidget(self.style_choice)
         self.body.addLayout(look)
 
-        self.save_button = push("Save", "", "Save the mask and a record of how it was made (Ctrl+S)")
+        self.save_button = push("Save", "primary", "Save the mask and a record of how it was made (Ctrl+S)")
         self.save_button.clicked.connect(self.save)
         self.save_button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.body.addWidget(self.save_button)

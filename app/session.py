@@ -6,6 +6,7 @@ Everything heavy happens in jobs; the session knows no widget, so all of it can 
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
@@ -19,7 +20,7 @@ from app.theme import ASSETS
 from app.viewer_model import Layer, LayerKey, Mask, ViewerModel
 from engine.errors import ChooseVolume, GridMismatch, MissingSequence, SequenceProblem, UserError
 from engine.progress import Progress
-from engine.volume import Sequence, Subject, Volume
+from engine.volume import Sequence, Subject, Volume, in_words
 
 if TYPE_CHECKING:
     # Reading and segmenting pull in libraries that a window on its way to the screen does not need yet.
@@ -33,6 +34,10 @@ DEMO = ASSETS / "demo"
 
 # Before this share of the work is done, seconds left are a guess that only unsettles.
 ESTIMATE_FROM = 0.08
+
+
+# Dice; less does not show in two digits.
+WORTH_SAYING = 0.01
 
 
 class Stage(Enum):
@@ -233,13 +238,24 @@ class Session(QObject):
 
     @property
     def advice(self) -> str:
-        """What adding another sequence would bring; empty when nothing."""
-        opened = self._desk.opened
+        """What adding sequences would bring; empty when nothing."""
+        opened, choice = self._desk.opened, self._desk.choice
         if opened is None or opened.subject is None:
             return ""
         from engine import registry
 
-        return registry.advice(tuple(opened.subject), opened.listing.models)
+        one_more = registry.advice(tuple(opened.subject), opened.listing.models)
+        if one_more or choice is None:
+            return one_more
+        best = registry.choose(tuple(Sequence), opened.listing.models).card
+        now, then = choice.card.mean_dice, best.mean_dice
+        if now is None or then is None or then - now < WORTH_SAYING:
+            return ""
+        absent = [sequence for sequence in best.sequences if sequence not in opened.subject]
+        return (
+            f"With {in_words(absent)} too: whole tumour {best.dice('whole_tumour'):.2f}, "
+            f"core {best.dice('tumour_core'):.2f} (Dice)."
+        )
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -366,6 +382,17 @@ class Session(QObject):
             self._tell(None)
             self._load(desk, new=False)
 
+    def _leave_out_other_grids(self) -> None:
+        """Keep the sequences that lie on the finest grid."""
+        desk = self._desk
+        if desk.files is None or desk.opened is None:
+            return
+        grids = {s: desk.opened.layers[s].volume.grid for s in desk.files.files}
+        finest = min(grids.values(), key=lambda grid: round(grid.voxel_ml, 9))
+        files = {s: p for s, p in desk.files.files.items() if grids[s].same_as(finest)}
+        self._tell(None)
+        self._load(_with_files(desk, replace(desk.files, files=files)), new=False)
+
     def close(self) -> None:
         """Clear the desk."""
         for topic in ("open", "segment", "save"):
@@ -457,8 +484,9 @@ class Session(QObject):
 
     def _tell_of(self, opened: Opened) -> None:
         if opened.mismatch is not None and self._desk.files is not None:
-            actions: list[tuple[str, Callable[[], None]]] = [("Resample", self.resample)]
-            self._tell(Problem(str(opened.mismatch), tuple(actions)))
+            self._tell(
+                Problem(str(opened.mismatch), (("Resample", self.resample), ("Leave out", self._leave_out_other_grids)))
+            )
         elif opened.listing.problems:
             self._tell(Problem(str(opened.listing.problems[0])))
 
@@ -473,7 +501,7 @@ class Session(QObject):
         elif opened.mismatch is not None:
             desk.why_not = "The sequences lie on different grids. Resample them first."
         elif opened.subject is None:
-            desk.why_not = "Say in the list above which sequence the file is."
+            desk.why_not = "Say above which sequence the file is; its name does not tell."
         else:
             try:
                 desk.choice = registry.choose(tuple(opened.subject), opened.listing.models)
@@ -492,21 +520,7 @@ class Session(QObject):
         choice, started = desk.choice, time.monotonic()
 
         def finished(value: tuple[Segmentation, Mask]) -> None:
-            segmentation, mask = value
-            desk.result = Result(segmentation, mask, choice, time.monotonic() - started)
-            desk.saved = None
-            self.model.set_mask(mask)
-            self._go_to_tumour(mask)
-            self._begin(Stage.DONE)
-            self.result_changed.emit()
-            self.saved_changed.emit()
-            if mask.largest is None:
-                self._tell(
-                    Problem(
-                        "No tumour was found in these scans. Check that the sequences are named rightly on the left.",
-                        note=True,
-                    )
-                )
+            self._finished(desk, choice, time.monotonic() - started, *value)
 
         self._job = self._jobs.run(
             _segment,
@@ -520,6 +534,15 @@ class Session(QObject):
             queue=Queue.COMPUTING,
             topic="segment",
         )
+
+    def _finished(self, desk: _Desk, choice: Choice, seconds: float, segmentation: Segmentation, mask: Mask) -> None:
+        desk.result = Result(segmentation, mask, choice, seconds)
+        desk.saved = None
+        self.model.set_mask(mask)
+        self._go_to_tumour(mask)
+        self._begin(Stage.DONE)
+        self.result_changed.emit()
+        self.saved_changed.emit()
 
     def cancel(self) -> None:
         """Stop what is under way at its next check."""
@@ -563,6 +586,7 @@ class Session(QObject):
             desk.result.segmentation,
             desk.opened.subject,
             folder,
+            desk.result.choice.reason,
             on_finished=saved,
             on_failed=lambda error: self.fail(error, "Saving stopped"),
             topic="save",
@@ -579,8 +603,6 @@ class Session(QObject):
         if isinstance(error, UserError):
             self._tell(Problem(str(error)))
             return
-        import traceback
-
         details = "".join(traceback.format_exception(error))
         self._tell(
             Problem(
@@ -664,7 +686,7 @@ def _read(files: SubjectFiles, indices: dict[Path, int], resample: bool, progres
     if files.files:
         try:
             subject = _load_subject(files, indices, resample, reading)
-            volumes.update(subject)
+            volumes |= {sequence: subject[sequence] for sequence in subject}
         except GridMismatch as error:
             # They can still be looked at, each on its own grid, while the user decides.
             mismatch = error
@@ -687,7 +709,11 @@ def _load_subject(files: SubjectFiles, indices: dict[Path, int], resample: bool,
     from engine import sequences
 
     if indices:
-        return Subject(files.name, {s: _read_one(path, s, indices) for s, path in files.files.items()})
+        volumes = {s: _read_one(path, s, indices) for s, path in files.files.items()}
+        if resample:
+            finest = min((v.grid for v in volumes.values()), key=lambda grid: round(grid.voxel_ml, 9))
+            volumes = {s: v if v.grid.same_as(finest) else sequences.resample(v, finest) for s, v in volumes.items()}
+        return Subject(files.name, volumes)
     try:
         return sequences.load(files, resample=resample, progress=progress)
     except ChooseVolume:
@@ -717,8 +743,8 @@ def _segment(
     return segmentation, Mask.of(segmentation.label_map, layers)
 
 
-def _save(segmentation: Segmentation, subject: Subject, folder: Path, progress: Progress) -> Saved:
+def _save(segmentation: Segmentation, subject: Subject, folder: Path, reason: str, progress: Progress) -> Saved:
     from engine import export
 
     progress.check()
-    return export.save(segmentation, subject, folder)
+    return export.save(segmentation, subject, folder, reason=reason)

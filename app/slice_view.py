@@ -37,7 +37,7 @@ from PySide6.QtWidgets import (
 )
 
 from app.theme import LABEL_PX, body_font
-from app.viewer_model import Layer, LayerKey, Plane, Point, ViewerModel, Window
+from app.viewer_model import Layer, LayerKey, Overlay, Plane, Point, ViewerModel, Window
 from engine.volume import TUMOUR_CORE, Grid, LabelArray
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
@@ -106,7 +106,7 @@ class Cut:
 
     def extract(self, data: NDArray[_Scalar], index: int) -> NDArray[_Scalar]:
         """The slice as a picture ``(rows, columns)``, first row on top; a view of ``data`` ``(I, J, K)``."""
-        picture = np.moveaxis(data, self.normal, 0)[index]
+        picture: NDArray[_Scalar] = np.moveaxis(data, self.normal, 0)[index]
         (column, columns_flipped), (row, rows_flipped) = self.columns, self.rows
         if column < row:
             picture = picture.T
@@ -130,7 +130,8 @@ class Cut:
         for value, (axis, flipped) in ((x, self.columns), (y, self.rows)):
             position = value / self.grid.spacing[axis] - 0.5
             voxel[axis] = self.grid.shape[axis] - 1 - position if flipped else position
-        return self.grid.to_world(voxel[None])[0]
+        world: Point = self.grid.to_world(voxel[None])[0]
+        return world
 
     def index_of(self, world: Point) -> int:
         """The slice nearest to a world position."""
@@ -206,6 +207,26 @@ def _runs(lines: NDArray[np.intp], places: NDArray[np.intp]) -> list[tuple[int, 
     return list(zip(lines[first].tolist(), places[first].tolist(), (places[last] + 1).tolist(), strict=True))
 
 
+def coloured(picture: NDArray[np.uint8], colours: list[int]) -> QImage:
+    """Bytes ``(rows, columns)``, contiguous, seen through a table of 256 ARGB colours."""
+    rows, columns = picture.shape
+    image = QImage(picture.data, columns, rows, columns, QImage.Format.Format_Indexed8)
+    image.setColorTable(colours)
+    # Qt does not keep the array alive; what is returned is a copy of its own.
+    return image.convertToFormat(QImage.Format.Format_ARGB32_Premultiplied)
+
+
+def mask_colours(overlay: Overlay) -> list[int]:
+    """The table of 256 ARGB colours that a mask's fill is drawn with."""
+    alpha = round(255 * overlay.opacity) if overlay.filled else 0
+    table = [0] * 256
+    if overlay.whole_tumour_shown:
+        table[1:] = [_argb(QColor(overlay.whole_tumour), alpha)] * 255
+    if overlay.core_shown:
+        table[TUMOUR_CORE] = _argb(QColor(overlay.core), alpha)
+    return table
+
+
 class _Picture(QGraphicsItem):
     """A slice of bytes shown through a table of 256 colours; smoothed, or, for masks, never.
 
@@ -221,11 +242,7 @@ class _Picture(QGraphicsItem):
 
     def show_bytes(self, picture: NDArray[np.uint8], colours: list[int], place: QRectF) -> None:
         """Draw ``picture`` ``(rows, columns)``, contiguous, over ``place``; ``colours`` are 256 ARGB values."""
-        rows, columns = picture.shape
-        image = QImage(picture.data, columns, rows, columns, QImage.Format.Format_Indexed8)
-        image.setColorTable(colours)
-        # Qt does not keep the array alive; the copy (a few 10 kB) is its own.
-        self._image = image.convertToFormat(QImage.Format.Format_ARGB32_Premultiplied)
+        self._image = coloured(picture, colours)
         if place != self._place:
             self.prepareGeometryChange()
             self._place = place
@@ -409,14 +426,8 @@ class SliceView(QGraphicsView):
         width, height = cut.size_mm
         columns, rows = width / picture.shape[1], height / picture.shape[0]
         whole, core = QColor(overlay.whole_tumour), QColor(overlay.core)
-        alpha = round(255 * overlay.opacity) if overlay.filled else 0
-        table = [0] * 256
-        if overlay.whole_tumour_shown:
-            table[1:] = [_argb(whole, alpha)] * 255
-        if overlay.core_shown:
-            table[TUMOUR_CORE] = _argb(core, alpha)
-        if alpha and picture.any():
-            self._mask.show_bytes(picture, table, QRectF(0, 0, width, height))
+        if overlay.filled and picture.any():
+            self._mask.show_bytes(picture, mask_colours(overlay), QRectF(0, 0, width, height))
         else:
             self._mask.clear()
         edges = {

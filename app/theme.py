@@ -172,9 +172,10 @@ def _choose_font() -> None:
     """
     font = QFontDatabase.systemFont(QFontDatabase.SystemFont.GeneralFont)
     if sys.platform.startswith("linux") and font.family() in {"", "Sans", "Sans Serif", "DejaVu Sans", "Sans-serif"}:
-        for file in ("Inter-Regular.otf", "Inter-Medium.otf"):
+        for file in ("Inter-Medium.otf", "Inter-Regular.otf"):
             number = QFontDatabase.addApplicationFont(str(ASSETS / "fonts" / file))
-            for family in QFontDatabase.applicationFontFamilies(number):
+            # The heavier one, first, only joins the family.
+            for family in QFontDatabase.applicationFontFamilies(number)[:1]:
                 font = QFont(family)
     font.setPixelSize(BODY_PX)
     # Positions between pixels look blurred on plain screens, whole pixels look uneven: leave the first to dense ones.
@@ -222,8 +223,9 @@ QPushButton#primary {{
 QPushButton#primary:hover {{ background: {accent_hover}; border-color: {accent_hover}; }}
 QPushButton#primary:focus {{ border: 2px solid {c.text}; }}
 QPushButton#primary:disabled {{ background: {c.raised}; color: {c.secondary}; border: 1px solid {c.hairline}; }}
+QPushButton#large {{ min-height: 34px; max-height: 34px; }}
 QPushButton#link {{
-    background: transparent; border: 1px solid transparent; color: {c.accent}; padding: 0 4px; text-align: left;
+    background: transparent; border: 1px solid transparent; color: {c.accent}; padding: 0; text-align: left;
     min-height: 24px; max-height: 24px;
 }}
 QPushButton#link:hover {{ color: {c.text}; }}
@@ -249,13 +251,17 @@ QPushButton#segment:checked {{ background: {blend(c.text, c.raised, 0.10)}; colo
 QPushButton#segment:focus {{ border: 1px solid {c.accent}; }}
 #segments {{ background: {c.raised}; border: 1px solid {c.hairline}; border-radius: {RADIUS}px; }}
 
-#row {{ background: transparent; border: 1px solid transparent; border-radius: {RADIUS}px; }}
+#row {{
+    background: transparent; border: 1px solid transparent; border-radius: {RADIUS}px; padding: 0;
+    min-height: 40px; max-height: 40px;
+}}
 #row:hover {{ background: {c.raised}; }}
 #row[shown="true"] {{ background: {blend(c.accent, c.panel, 0.16)}; }}
 #row:focus {{ border: 1px solid {c.accent}; }}
 
 #banner {{
-    background: {c.raised}; border: 1px solid {c.hairline}; border-left: 3px solid {c.warning}; border-radius: {RADIUS}px;
+    background: {c.raised}; border: 1px solid {c.hairline}; border-left: 3px solid {c.warning};
+    border-radius: {RADIUS}px;
 }}
 #banner[kind="note"] {{ border-left: 3px solid {c.accent}; }}
 #card {{ background: {c.panel}; border: 1px solid {c.hairline}; border-radius: 10px; }}

@@ -91,32 +91,50 @@ class Layer:
         if high <= low:
             low, high = low - 0.5, low + 0.5
         # Air around a head with its skull on is noise, not zero; a tenth of the brightest tissue is above it.
-        floor = min(darkest, 0.0) if darkest < 0 else darkest
+        floor = darkest
         solid = sample > floor + 0.08 * (high - floor)
-        window_low = low if low > floor + 0.25 * (high - floor) else floor
-        counts, _ = np.histogram(tissue, bins=HISTOGRAM_BINS, range=(low, high))
-        # The square root keeps small tissues visible beside large ones.
-        shares = np.sqrt(counts / max(1, counts.max())).astype(np.float32)
+        # Fat under the skin outshines the brain; the middle of the head has none, and has the tumour.
+        bounds = [_filled(solid, axis) for axis in range(3)]
+        middle = tuple(slice(round(a + 0.18 * (b - a)), round(b - 0.18 * (b - a)) + 1) for a, b in bounds)
+        inside = sample[middle][solid[middle]]
+        white = float(np.percentile(inside, 99.7)) if inside.size else high
+        black = low if low > floor + 0.25 * (high - floor) else floor
+        if white <= black:
+            black, white = low, high
+        shares = _shares(tissue, (low, high))
         return cls(
             volume=volume,
-            default_window=Window(high - window_low, (high + window_low) / 2),
+            default_window=Window(white - black, (white + black) / 2),
             histogram=shares,
             span=(low, high),
             content_mm=_content_box(volume, solid, step),
         )
 
 
+def _shares(values: NDArray[np.float32], span: tuple[float, float]) -> FloatArray:
+    """``(HISTOGRAM_BINS,)`` how common each intensity is, the most common 1, none at all where there are no values."""
+    counts, _ = np.histogram(values, bins=HISTOGRAM_BINS, range=span)
+    # Files of whole numbers leave every other bin empty; a bell a few bins wide closes the gaps.
+    bell = np.exp(-0.5 * (np.arange(-6, 7) / 2.0) ** 2)
+    smooth = np.convolve(np.pad(counts.astype(np.float64), 6, mode="edge"), bell / bell.sum(), mode="valid")
+    # The square root keeps small tissues visible beside large ones.
+    shares: FloatArray = np.sqrt(smooth / max(smooth.max(), 1e-9)).astype(np.float32)
+    return shares
+
+
+def _filled(solid: NDArray[np.bool_], axis: int) -> tuple[int, int]:
+    """First and last slice along an axis that hold more than a speck."""
+    others = tuple(other for other in range(3) if other != axis)
+    # One bright voxel in a corner is no head: ask for a handful of them in a slice.
+    filled = np.flatnonzero(np.count_nonzero(solid, axis=others) > 0.002 * solid.size / solid.shape[axis])
+    return (int(filled[0]), int(filled[-1])) if filled.size else (0, solid.shape[axis] - 1)
+
+
 def _content_box(volume: Volume, solid: NDArray[np.bool_], step: int) -> NDArray[np.float64]:
     bounds = []
     for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        # One bright voxel in a corner is no head: ask for a handful of them in a slice.
-        filled = np.flatnonzero(np.count_nonzero(solid, axis=others) > 0.002 * solid.size / solid.shape[axis])
-        last = volume.grid.shape[axis] - 1
-        if filled.size == 0:
-            bounds.append((0.0, float(last)))
-        else:
-            bounds.append((max(0.0, float(filled[0] - 1) * step), min(last, float(filled[-1] + 1) * step)))
+        first, last = _filled(solid, axis)
+        bounds.append((max(0, (first - 1) * step), min(volume.grid.shape[axis] - 1, (last + 1) * step)))
     corners = np.array([[a, b, c] for a in bounds[0] for b in bounds[1] for c in bounds[2]])
     world = volume.grid.to_world(corners)
     return np.stack([world.min(axis=0), world.max(axis=0)])
@@ -157,10 +175,7 @@ class Mask:
             if not layer.volume.grid.same_as(grid):
                 continue
             values = layer.volume.data[where]
-            counts = [
-                np.histogram(part, bins=HISTOGRAM_BINS, range=layer.span)[0] for part in (values, values[inside_core])
-            ]
-            histograms[key] = np.stack([np.sqrt(c / max(1, c.max())) for c in counts]).astype(np.float32)
+            histograms[key] = np.stack([_shares(part, layer.span) for part in (values, values[inside_core])])
         largest = None
         if where[0].size:
             # The widest slice, and the voxel of the tumour in it nearest to its middle: a ring's middle is not tumour.
@@ -341,7 +356,7 @@ class ViewerModel(QObject):
         layer = self.layer
         if layer is None or self._shown is None:
             return
-        smallest = max((layer.span[1] - layer.span[0]) / 500, np.finfo(np.float32).tiny)
+        smallest = (layer.span[1] - layer.span[0]) / 500
         window = Window(max(window.width, smallest), window.level)
         if window != self._windows[self._shown]:
             self._windows[self._shown] = window

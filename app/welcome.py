@@ -32,9 +32,10 @@ def draw_emblem(painter: QPainter, box: QRectF, line: QColor, soft: QColor) -> N
     painter.drawPath(head_outline(box))
     x, y, w, h = box.x(), box.y(), box.width(), box.height()
     painter.setPen(QPen(soft, thick * 0.8, Qt.PenStyle.SolidLine, Qt.PenCapStyle.RoundCap))
-    painter.drawLine(QPointF(x + 0.5 * w, y + 0.06 * h), QPointF(x + 0.5 * w, y + 0.30 * h))
-    painter.drawLine(QPointF(x + 0.5 * w, y + 0.72 * h), QPointF(x + 0.5 * w, y + 0.94 * h))
-    for side in (-1, 1):
+    painter.drawLine(QPointF(x + 0.5 * w, y + 0.07 * h), QPointF(x + 0.5 * w, y + 0.31 * h))
+    painter.drawLine(QPointF(x + 0.5 * w, y + 0.72 * h), QPointF(x + 0.5 * w, y + 0.93 * h))
+    # In an icon these would be dirt.
+    for side in (-1, 1) if h >= 60 else ():
         ventricle = QPainterPath()
         ventricle.moveTo(x + (0.5 + side * 0.05) * w, y + 0.36 * h)
         ventricle.cubicTo(
@@ -58,12 +59,11 @@ def draw_emblem(painter: QPainter, box: QRectF, line: QColor, soft: QColor) -> N
         middle.x() - 0.15 * w, middle.y() - 0.02 * h,
     )  # fmt: skip
     sky, orange = QColor(WHOLE_TUMOUR), QColor(CORE)
-    for path, colour in ((whole, sky),):
-        fill = QColor(colour)
-        fill.setAlpha(60)
-        painter.setPen(QPen(colour, thick))
-        painter.setBrush(fill)
-        painter.drawPath(path)
+    fill = QColor(sky)
+    fill.setAlpha(60)
+    painter.setPen(QPen(sky, thick))
+    painter.setBrush(fill)
+    painter.drawPath(whole)
     fill = QColor(orange)
     fill.setAlpha(90)
     painter.setPen(QPen(orange, thick))
@@ -133,10 +133,8 @@ class Welcome(QWidget):
         buttons = QHBoxLayout()
         buttons.setSpacing(8)
         self.demo_button = push("Try the demo patient", "primary", "A simulated patient with a glioma (Ctrl+D)")
-        self.files_button = push("Open files", "", "Choose files (Ctrl+O)")
-        self.folder_button = push("Open a folder", "", "Choose a folder (Ctrl+Shift+O)")
-        for button in (self.files_button, self.folder_button):
-            button.setFixedHeight(36)
+        self.files_button = push("Open files", "large", "Choose files (Ctrl+O)")
+        self.folder_button = push("Open a folder", "large", "Choose a folder (Ctrl+Shift+O)")
         self.demo_button.clicked.connect(self.demo)
         self.files_button.clicked.connect(self.browse)
         self.folder_button.clicked.connect(self.browse_folder)

@@ -1,6 +1,8 @@
-"""The fourth cell: the displayed sequence's intensities with its window, and the tumour's size slice by slice."""
+"""The fourth cell: every sequence side by side, the displayed one's intensities, and the tumour slice by slice."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +17,83 @@ from PySide6.QtGui import (
     QPaintEvent,
     QPen,
 )
-from PySide6.QtWidgets import QFrame, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QAbstractButton, QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
 from app.controls import label
-from app.theme import LABEL_PX, Theme, body_font
-from app.viewer_model import HISTOGRAM_BINS, Plane, ViewerModel, Window
+from app.slice_view import GREYS, Cut, coloured, greys, mask_colours
+from app.theme import LABEL_PX, Theme, blend, body_font
+from app.viewer_model import HISTOGRAM_BINS, LayerKey, Plane, ViewerModel, Window
 from engine.volume import Sequence
 
 HANDLE_REACH_PX = 10
+
+
+class Thumbnail(QAbstractButton):
+    """One sequence at the crosshair's axial slice; a click displays it.
+
+    Args:
+        theme: The colours.
+        model: What is on screen.
+        key: Which layer.
+    """
+
+    def __init__(self, theme: Theme, model: ViewerModel, key: LayerKey) -> None:
+        super().__init__()
+        self._theme, self._model, self.key = theme, model, key
+        self._name = key.title if isinstance(key, Sequence) else key.name
+        self.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self.setCursor(Qt.CursorShape.PointingHandCursor)
+        self.setAccessibleName(f"Show {self._name}")
+        self.setToolTip(f"Show {self._name}")
+        self.setMinimumSize(60, 70)
+        self.clicked.connect(lambda: model.show(key))
+
+    def sizeHint(self) -> QSize:
+        return QSize(120, 140)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        model, c = self._model, self._theme.colours
+        layer = model.layers.get(self.key)
+        if layer is None:
+            return
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        shown = model.shown == self.key
+        box = QRectF(self.rect()).adjusted(1, 1, -1, -20)
+        painter.fillRect(box, QColor("black"))
+        cut = Cut(layer.volume.grid, Plane.AXIAL, model.radiological)
+        index = cut.index_of(model.crosshair)
+        picture = greys(cut.extract(layer.volume.data, index), model.window_of(self.key))
+        low, high = model.content_mm
+        ends = np.array([cut.to_screen(low), cut.to_screen(high)])
+        (left, top), (width, height) = ends.min(axis=0), np.ptp(ends, axis=0)
+        scale = min((box.width() - 6) / max(width, 1.0), (box.height() - 6) / max(height, 1.0))
+        full_width, full_height = cut.size_mm
+        place = QRectF(
+            box.center().x() - (left + width / 2) * scale,
+            box.center().y() - (top + height / 2) * scale,
+            full_width * scale,
+            full_height * scale,
+        )
+        painter.save()
+        painter.setClipRect(box)
+        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, True)
+        painter.drawImage(place, coloured(picture, GREYS))
+        labels = model.labels
+        if labels is not None and model.overlay.visible and labels.grid.same_as(layer.volume.grid):
+            # So small, an outline would be all there is: the fill is drawn whatever the big views do.
+            mask = np.ascontiguousarray(cut.extract(labels.data, index))
+            painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, False)
+            painter.drawImage(place, coloured(mask, mask_colours(replace(model.overlay, filled=True))))
+        painter.restore()
+        edge = QColor(c.accent if shown or self.hasFocus() else c.hairline)
+        painter.setPen(QPen(edge, 2 if self.hasFocus() else 1))
+        painter.setBrush(Qt.BrushStyle.NoBrush)
+        painter.drawRect(box)
+        painter.setFont(body_font(LABEL_PX))
+        painter.setPen(QColor(c.text if shown else c.secondary))
+        name = painter.fontMetrics().elidedText(self._name, Qt.TextElideMode.ElideMiddle, self.width())
+        painter.drawText(self.rect(), int(Qt.AlignmentFlag.AlignBottom | Qt.AlignmentFlag.AlignHCenter), name)
 
 
 class Histogram(QWidget):
@@ -77,18 +148,18 @@ class Histogram(QWidget):
         centres = [self._x(value) for value in (edges[:-1] + edges[1:]) / 2]
 
         painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(QColor(c.hairline))
+        painter.setBrush(QColor(blend(c.secondary, c.panel, 0.38)))
         painter.drawPath(_hill(centres, layer.histogram, area, closed=True))
         mask, overlay = model.mask, model.overlay
         if mask is not None and overlay.visible and model.shown in mask.histograms:
             painter.setBrush(Qt.BrushStyle.NoBrush)
             both = mask.histograms[model.shown]
-            for heights, colour, shown in (
+            for heights, name, shown in (
                 (both[0], overlay.whole_tumour, overlay.whole_tumour_shown),
                 (both[1], overlay.core, overlay.core_shown),
             ):
                 if shown and heights.any():
-                    painter.setPen(QPen(QColor(colour), 1.5))
+                    painter.setPen(QPen(QColor(name), 1.5))
                     painter.drawPath(_hill(centres, 0.92 * heights, area, closed=False))
 
         low, high = self._x(window.low), self._x(window.high)
@@ -269,27 +340,64 @@ class SliceProfile(QWidget):
         self._model.move_crosshair(grid.to_world(voxel[None])[0])
 
 
-class IntensityCell(QFrame):
-    """Histogram on top, the tumour's profile below once there is one."""
+class OverviewCell(QFrame):
+    """Sequences side by side on top, then the histogram, then the tumour's profile once there is one."""
 
     def __init__(self, theme: Theme, model: ViewerModel, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setObjectName("cell")
-        self._model = model
+        self._theme, self._model = theme, model
         column = QVBoxLayout(self)
         column.setContentsMargins(18, 14, 18, 12)
         column.setSpacing(6)
+        self._strip_caption = label("SEQUENCES AT THE CROSSHAIR", "caption")
+        column.addWidget(self._strip_caption)
+        self._strip_holder = QWidget()
+        self._strip = QHBoxLayout(self._strip_holder)
+        self._strip.setContentsMargins(0, 0, 0, 0)
+        self._strip.setSpacing(8)
+        column.addWidget(self._strip_holder)
         self._caption = label("INTENSITIES", "caption")
         column.addWidget(self._caption)
         self.histogram = Histogram(theme, model)
-        column.addWidget(self.histogram, 3)
+        column.addWidget(self.histogram)
         self._profile_caption = label("TUMOUR BY SLICE", "caption")
         column.addWidget(self._profile_caption)
         self.profile = SliceProfile(theme, model)
-        column.addWidget(self.profile, 2)
+        column.addWidget(self.profile)
+        # With one sequence and no mask there is less to see; it stays at the top and keeps its size.
+        column.addStretch(1)
+        for part, weight in ((self._strip_holder, 62), (self.histogram, 40), (self.profile, 34)):
+            column.setStretchFactor(part, weight)
+        self.histogram.setMaximumHeight(200)
+        self.profile.setMaximumHeight(150)
+        self.thumbnails: list[Thumbnail] = []
+        model.layers_changed.connect(self._rebuild)
         model.shown_changed.connect(self._update)
         model.labels_changed.connect(self._update)
+        for signal in (model.shown_changed, model.crosshair_changed, model.window_changed, model.labels_changed,
+                       model.overlay_changed, model.convention_changed, theme.changed):  # fmt: skip
+            signal.connect(self._redraw)
+        self._rebuild()
+
+    def _rebuild(self) -> None:
+        for thumbnail in self.thumbnails:
+            self._strip.removeWidget(thumbnail)
+            thumbnail.hide()
+            thumbnail.deleteLater()
+        self.thumbnails = []
+        # One sequence is on the big views already.
+        if len(self._model.layers) > 1:
+            self.thumbnails = [Thumbnail(self._theme, self._model, key) for key in self._model.layers]
+        for thumbnail in self.thumbnails:
+            self._strip.addWidget(thumbnail)
+        self._strip_caption.setVisible(bool(self.thumbnails))
+        self._strip_holder.setVisible(bool(self.thumbnails))
         self._update()
+
+    def _redraw(self) -> None:
+        for thumbnail in self.thumbnails:
+            thumbnail.update()
 
     def _update(self) -> None:
         shown = self._model.shown
@@ -321,4 +429,3 @@ def figure(value: float, scale: float) -> str:
     if scale >= 50:
         return f"{value:.0f}"
     return f"{value:.1f}" if scale >= 5 else f"{value:.3g}"
-
