@@ -153,6 +153,7 @@ class LayersPanel(Section):
         session.patient_changed.connect(self._rebuild)
         session.stage_changed.connect(self._update)
         model.shown_changed.connect(self._mark)
+        model.layers_changed.connect(self._mark)
         self._rebuild()
 
     def row(self, key: LayerKey) -> EntryRow | None:

@@ -63,6 +63,7 @@ class OrthoView(QWidget):
             view.enlarged.connect(self._toggle_big)
             view.entered.connect(self._activate)
         model.layers_changed.connect(self._share_scale)
+        model.layers_changed.connect(self._fade_in)
         model.shown_changed.connect(self._share_scale)
         model.labels_changed.connect(self._fade_in)
 

@@ -20,7 +20,7 @@ from PySide6.QtGui import (
 from PySide6.QtWidgets import QAbstractButton, QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
 from app.controls import label
-from app.slice_view import GREYS, Cut, coloured, greys, mask_colours
+from app.slice_view import GREYS, coloured, cut_of, greys, mask_colours
 from app.theme import LABEL_PX, Theme, blend, body_font
 from app.viewer_model import HISTOGRAM_BINS, LayerKey, Plane, ViewerModel, Window
 from engine.volume import Sequence
@@ -61,7 +61,7 @@ class Thumbnail(QAbstractButton):
         shown = model.shown == self.key
         box = QRectF(self.rect()).adjusted(1, 1, -1, -20)
         painter.fillRect(box, QColor("black"))
-        cut = Cut(layer.volume.grid, Plane.AXIAL, model.radiological)
+        cut = cut_of(layer.volume.grid, Plane.AXIAL, model.radiological)
         index = cut.index_of(model.crosshair)
         picture = greys(cut.extract(layer.volume.data, index), model.window_of(self.key))
         low, high = model.content_mm
@@ -109,8 +109,8 @@ class Histogram(QWidget):
         self.setMouseTracking(True)
         self.setAccessibleName("Window and level")
         self.setToolTip("Drag the two handles to set black and white; double-click to reset (arrow keys move them)")
-        for signal in (model.shown_changed, model.window_changed, model.labels_changed, model.overlay_changed,
-                       theme.changed):  # fmt: skip
+        for signal in (model.layers_changed, model.shown_changed, model.window_changed, model.labels_changed,
+                       model.overlay_changed, theme.changed):  # fmt: skip
             signal.connect(self.update)
 
     def sizeHint(self) -> QSize:

@@ -735,11 +735,9 @@ def _read_one(path: Path, sequence: Sequence | None, indices: dict[Path, int]) -
 def _segment(
     subject: Subject, card: ModelCard, layers: dict[LayerKey, Layer], progress: Progress
 ) -> tuple[Segmentation, Mask]:
-    from engine import inference, registry
+    from engine import inference
 
-    progress.update(0.0, "checking the model")
-    registry.verify(card)
-    segmentation = inference.segment(subject, card, progress.part(0.02, 0.97))
+    segmentation = inference.segment(subject, card, progress.part(0.0, 0.97))
     return segmentation, Mask.of(segmentation.label_map, layers)
 
 

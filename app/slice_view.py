@@ -7,7 +7,8 @@ screen and in which direction, everything above it speaks of the patient in mm.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -63,37 +64,32 @@ class Cut:
         grid: What is cut.
         plane: Along which cut.
         radiological: Whether the patient's left is on the right of the screen (axial and coronal).
+        normal: The array axis that the plane cuts through.
+        columns: The array axis along the screen's x, and whether it runs against the array.
+        rows: The array axis along the screen's y, and whether it runs against the array.
+        upwards: Whether slices are stored towards right, front and head.
     """
 
     grid: Grid
     plane: Plane
     radiological: bool = True
 
-    def _axis(self, world_axis: int) -> tuple[int, int]:
+    normal: int = field(init=False)
+    columns: tuple[int, bool] = field(init=False)
+    rows: tuple[int, bool] = field(init=False)
+    upwards: bool = field(init=False)
+
+    def __post_init__(self) -> None:
         axes, signs = self.grid.nearest_axes()
-        array_axis = axes.index(world_axis)
-        return array_axis, signs[array_axis]
-
-    @property
-    def normal(self) -> int:
-        """The array axis that the plane cuts through."""
-        return self._axis(self.plane.value)[0]
-
-    @property
-    def columns(self) -> tuple[int, bool]:
-        """The array axis along the screen's x, and whether it runs against the array."""
-        if self.plane is Plane.SAGITTAL:
-            # The face looks to the left in either convention, as on film.
-            axis, sign = self._axis(1)
-            return axis, sign > 0
-        axis, sign = self._axis(0)
-        return axis, (sign > 0) == self.radiological
-
-    @property
-    def rows(self) -> tuple[int, bool]:
-        """The array axis along the screen's y, and whether it runs against the array."""
-        axis, sign = self._axis(1 if self.plane is Plane.AXIAL else 2)
-        return axis, sign > 0
+        across = 1 if self.plane is Plane.SAGITTAL else 0
+        along = 1 if self.plane is Plane.AXIAL else 2
+        column, row, normal = axes.index(across), axes.index(along), axes.index(self.plane.value)
+        # The face looks to the left in either convention, as on film.
+        towards_left = self.plane is Plane.SAGITTAL or self.radiological
+        object.__setattr__(self, "normal", normal)
+        object.__setattr__(self, "columns", (column, (signs[column] > 0) == towards_left))
+        object.__setattr__(self, "rows", (row, signs[row] > 0))
+        object.__setattr__(self, "upwards", signs[normal] > 0)
 
     @property
     def size_mm(self) -> tuple[float, float]:
@@ -140,8 +136,7 @@ class Cut:
 
     def number_of(self, index: int) -> int:
         """The slice's number for people: from 1, counted towards right, front and head."""
-        _, sign = self._axis(self.plane.value)
-        return index + 1 if sign > 0 else self.grid.shape[self.normal] - index
+        return index + 1 if self.upwards else self.grid.shape[self.normal] - index
 
     @property
     def letters(self) -> tuple[str, str, str, str]:
@@ -167,6 +162,12 @@ class Cut:
         picture = np.zeros(rows * columns, dtype=data.dtype)
         picture[inside] = data[tuple(voxels[inside].T)]
         return picture.reshape(rows, columns)
+
+
+@lru_cache(maxsize=32)
+def cut_of(grid: Grid, plane: Plane, radiological: bool) -> Cut:
+    """The `Cut`, worked out once for each grid on screen: it is asked for at every move of the pointer."""
+    return Cut(grid, plane, radiological)
 
 
 def greys(picture: NDArray[np.float32], window: Window) -> NDArray[np.uint8]:
@@ -352,7 +353,7 @@ class SliceView(QGraphicsView):
     def cut(self) -> Cut | None:
         """How the displayed grid lies on this view."""
         layer = self.layer
-        return Cut(layer.volume.grid, self.plane, self.model.radiological) if layer is not None else None
+        return cut_of(layer.volume.grid, self.plane, self.model.radiological) if layer is not None else None
 
     @property
     def index(self) -> int | None:

@@ -166,23 +166,36 @@ class Mask:
         axis = grid.nearest_axes()[0].index(2)
         others = tuple(other for other in range(3) if other != axis)
         pixel = grid.spacing[others[0]] * grid.spacing[others[1]]
-        whole, core = labels.whole_tumour, labels.tumour_core
-        areas = np.stack([np.count_nonzero(mask, axis=others) for mask in (whole, core)]) * pixel
-        where = np.nonzero(whole)
-        inside_core = labels.data[where] == TUMOUR_CORE
-        histograms = {}
-        for key, layer in layers.items():
-            if not layer.volume.grid.same_as(grid):
+        counts = np.zeros((2, grid.shape[axis]))
+        here = {key: layer for key, layer in layers.items() if layer.volume.grid.same_as(grid)}
+        values: dict[LayerKey, tuple[list[FloatArray], list[FloatArray]]] = {key: ([], []) for key in here}
+        # Slice by slice: picking voxels holds the interpreter, and for a whole volume the window would stand still.
+        slices = np.moveaxis(labels.data, axis, 0)
+        stacks = {key: np.moveaxis(layer.volume.data, axis, 0) for key, layer in here.items()}
+        for index, labelled in enumerate(slices):
+            whole = labelled > 0
+            counts[0, index] = np.count_nonzero(whole)
+            if not counts[0, index]:
                 continue
-            values = layer.volume.data[where]
-            histograms[key] = np.stack([_shares(part, layer.span) for part in (values, values[inside_core])])
+            core = labelled == TUMOUR_CORE
+            counts[1, index] = np.count_nonzero(core)
+            for key, stack in stacks.items():
+                values[key][0].append(stack[index][whole])
+                values[key][1].append(stack[index][core])
+        nothing = np.zeros(0, np.float32)
+        histograms = {
+            key: np.stack([_shares(np.concatenate([nothing, *part]), here[key].span) for part in parts])
+            for key, parts in values.items()
+        }
+        areas = counts * pixel
         largest = None
-        if where[0].size:
+        if areas[0].any():
             # The widest slice, and the voxel of the tumour in it nearest to its middle: a ring's middle is not tumour.
             index = int(np.argmax(areas[0]))
-            voxels = np.stack(where, axis=1)[where[axis] == index]
-            nearest = np.argmin(((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1))
-            largest = grid.to_world(voxels[nearest][None])[0]
+            inside = np.argwhere(slices[index] > 0)
+            nearest = inside[np.argmin(((inside - inside.mean(axis=0)) ** 2).sum(axis=1))]
+            voxel = np.insert(nearest, axis, index)
+            largest = grid.to_world(voxel[None])[0]
         return cls(labels, areas, axis, histograms, largest)
 
 
@@ -213,7 +226,7 @@ class ViewerModel(QObject):
     """The state of the picture.
 
     Signals:
-        layers_changed: There are other layers now.
+        layers_changed: There are other layers now, and with them everything below may have changed.
         shown_changed: Another layer is displayed.
         crosshair_changed: The crosshair moved.
         window_changed: Window or level of the displayed layer changed.
@@ -279,11 +292,6 @@ class ViewerModel(QObject):
             self._crosshair = self._centre.copy()
             self._zoom = 1.0
         self.layers_changed.emit()
-        self.labels_changed.emit()
-        self.shown_changed.emit()
-        self.window_changed.emit()
-        self.view_changed.emit()
-        self.crosshair_changed.emit()
 
     def show(self, key: LayerKey) -> None:
         """Display this layer, if it is there."""
