@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, combinations, product
 
@@ -195,10 +196,10 @@ def window_places(
 def _run(network: Network, prepared: Prepared, progress: Progress) -> FloatArray:
     """Logits ``(R, i, j, k)``; down the memory ladder, and from the first window again, whenever memory runs out."""
     while True:
-        try:
+        with suppress(MemoryError):
             return blend(prepared.tensor, network.window, network.run, network.card.mirror_axes, progress)
-        except MemoryError:
-            network.step_down()
+        # Out here, since a caught exception keeps alive what it failed with.
+        network.step_down()
 
 
 def _importance(window: tuple[int, int, int]) -> FloatArray:

@@ -140,13 +140,26 @@ class Network:
 
     def _open(self) -> None:
         rung = self._rungs[0]
+        memory_is_short = False
         try:
             if rung.device == "cuda":
                 self._backend = TorchBackend(self.card, "cuda")
             else:
                 self._backend = OpenVinoBackend(self.card, rung.window)
         except MemoryError:
+            memory_is_short = True
+        except RuntimeError:
+            # A GPU too old for the installed torch, or a driver that does not fit it, shows only when it is used.
+            if rung.device != "cuda":
+                raise
+            self._backend = None
+        # Out here, since a caught exception keeps alive what it failed with.
+        if memory_is_short:
             self.step_down()
+        elif self._backend is None:
+            self._rungs = [rung for rung in self._rungs if rung.device == "cpu"]
+            self.fallbacks.append("The GPU could not be used, so the CPU was.")
+            self._open()
 
 
 def open_network(card: ModelCard, device: Device = "auto") -> Network:
@@ -278,6 +291,7 @@ class TorchBackend:
     Raises:
         BadModel: The weights do not fit the architecture.
         MemoryError: The GPU has too little memory.
+        RuntimeError: The GPU cannot be used.
     """
 
     def __init__(self, card: ModelCard, place: str) -> None:
@@ -289,16 +303,17 @@ class TorchBackend:
 
         self._torch = torch
         self._place = torch.device(place)
-        self.device = "CUDA" if self._place.type == "cuda" else "CPU"
         on_gpu = self._place.type == "cuda"
+        self.device = "CUDA" if on_gpu else "CPU"
         self.precision = "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "fp32"
         try:
-            with _memory_errors():
-                network = networks.build(card.architecture.name, dict(card.architecture.args))
-                network.load_state_dict(load_file(card.folder / WEIGHTS))
-                self._network = network.float().eval().to(self._place)
+            network = networks.build(card.architecture.name, dict(card.architecture.args))
+            network.load_state_dict(load_file(card.folder / WEIGHTS))
         except (RuntimeError, ValueError, TypeError, OSError, SafetensorError) as error:
             raise _unusable(card, f"{WEIGHTS} does not fit the architecture on its card") from error
+        with _memory_errors():
+            self._network = network.float().eval().to(self._place)
+            torch.ones(1, device=self._place).add_(1)  # the first sum is where a GPU that cannot be used says so
 
     def run(self, window: FloatArray) -> FloatArray:
         """See `Backend`."""

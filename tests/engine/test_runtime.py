@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from engine import networks, runtime
+from engine import inference, networks, runtime
 from engine.errors import BadModel, OutOfMemory, UserError
 from engine.model_card import Architecture, ModelCard
 from engine.registry import SHIPPED, list_models
-from engine.volume import FloatArray, Sequence
+from engine.volume import FloatArray, Grid, Sequence, Subject, Volume
 from tests.engine import tiny_models
 
 FOUR = tuple(Sequence)
@@ -258,6 +259,33 @@ def test_a_network_that_does_not_even_load_goes_down_at_once(memory: Fit, monkey
     network = runtime.open_network(CARD, "auto")
     assert network.device == "CPU"
     assert network.fallbacks == [SMALLER_ON_GPU, TO_CPU]
+
+
+def test_a_gpu_that_cannot_be_used_after_all_leaves_it_to_the_cpu(memory: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory(WHOLE, HALF)
+
+    def too_old(card: ModelCard, place: str) -> Fake:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+    monkeypatch.setattr(runtime, "TorchBackend", too_old)
+    network = runtime.open_network(CARD, "auto")
+    assert network.fallbacks == ["The GPU could not be used, so the CPU was."]
+    run_until_it_fits(network)
+    assert network.device == "CPU"
+    assert network.fallbacks[1:] == [SMALLER_ON_CPU]
+
+
+def test_memory_is_free_again_before_the_next_rung_asks_for_some(memory: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory(NONE, WHOLE)
+    network = runtime.open_network(CARD, "auto")
+    first = weakref.ref(network._opened)
+    held: list[bool] = []
+    monkeypatch.setattr(runtime, "_release_gpu_memory", lambda: held.append(first() is not None))
+    grid = Grid((60, 70, 60), np.eye(4))
+    subject = Subject("x", {s: Volume(np.ones(grid.shape, np.float32), grid, s) for s in FOUR})
+    found = inference.segment(subject, CARD, network=network)
+    assert found.notes[:2] == (SMALLER_ON_GPU, TO_CPU)
+    assert held == [False, False]
 
 
 def test_a_window_that_cannot_be_halved_has_no_such_rung(memory: Fit) -> None:
