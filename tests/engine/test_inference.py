@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from engine import inference, networks, runtime
+from engine import inference, networks, runtime, sequences
 from engine.errors import BadModel, Cancelled, MissingSequence, OutOfMemory
 from engine.metrics import dice, score
 from engine.model_card import ModelCard
 from engine.progress import Progress
+from engine.registry import SHIPPED, find, list_models
 from engine.volume import FloatArray, Grid, LabelMap, Sequence, Subject, Volume
 from tests.engine import phantoms, tiny_models
 
@@ -376,6 +377,22 @@ def test_torch_and_openvino_give_the_same_masks(windowed: ModelCard) -> None:
     for mask in ("whole_tumour", "tumour_core"):
         assert getattr(theirs.label_map, mask).any()
         assert dice(getattr(ours.label_map, mask), getattr(theirs.label_map, mask)) >= 0.995
+
+
+@pytest.mark.parametrize("name", [card.name for card in list_models([SHIPPED]).models] or ["none"])
+def test_shipped_models_give_the_same_masks_in_torch_and_in_openvino(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "none":
+        pytest.skip("no model is shipped yet")
+    card = find(name, list_models([SHIPPED]).models)
+    demo = sequences.load(sequences.find_subjects([SHIPPED.parent / "demo"])[0])
+    backend = runtime.TorchBackend
+    monkeypatch.setattr(runtime, "gpu_obstacle", lambda: None)
+    monkeypatch.setattr(runtime, "TorchBackend", lambda card, place: backend(card, "cpu"))
+    ours, theirs = (inference.segment(demo, card, device=device).label_map for device in ("cpu", "cuda"))
+    assert dice(ours.whole_tumour, theirs.whole_tumour) >= 0.995
+    assert dice(ours.tumour_core, theirs.tumour_core) >= 0.995
 
 
 @pytest.mark.gpu
