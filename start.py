@@ -37,7 +37,8 @@ UNFINISHED = VENV / "gliascope-unfinished"
 LOG = VENV / "gliascope-install.log"
 
 OLDEST_PYTHON = (3, 11)
-FREE_GB = 3.0
+# Room to ask for, with what is downloaded on the way: the app alone, torch, and torch as built for NVIDIA GPUs.
+FREE_GB = {"app": 1.5, "torch": 2.5, "torch for GPUs": 9.0}
 # Commands that never open a window, so that a machine without Qt's system libraries can still segment.
 WINDOWLESS = {"segment", "models", "evaluate", "train", "self-test", "--help", "-h", "--version"}
 
@@ -187,23 +188,37 @@ def venv_program(name: str) -> Path:
     return VENV / "Scripts" / f"{name}.exe" if os.name == "nt" else VENV / "bin" / name
 
 
-def requirements(test: bool) -> list[str]:
-    """The packages to install by name, from ``pyproject.toml``.
+def has_nvidia_gpu() -> bool:
+    """Whether torch could use a GPU here; on Windows and macOS the ready-made torch has no CUDA anyway."""
+    return sys.platform.startswith("linux") and Path("/proc/driver/nvidia/version").exists()
+
+
+def parts_for(words: Sequence[str]) -> list[str]:
+    """What has to be installed to run ``words``: the app, and torch and the test tools only where they are used.
+
+    torch is by far the largest part (on Linux 5 GB with what it needs for GPUs), and a CPU segments without it.
+    """
+    if words[:1] == ["test"]:
+        return ["app", "torch", "test"]
+    return ["app", "torch"] if words[:1] == ["train"] or has_nvidia_gpu() else ["app"]
+
+
+def requirements(part: str) -> list[str]:
+    """The packages of one part by name, from ``pyproject.toml``.
 
     Args:
-        test: Whether the test tools are wanted too.
+        part: ``"app"``, or one of the optional parts, ``"torch"`` and ``"test"``.
     """
     import tomllib  # from Python 3.11 on; this file is read by older ones too
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    names: list[str] = list(project["dependencies"])
-    return names + list(project["optional-dependencies"]["test"]) if test else names
+    return list(project["dependencies"] if part == "app" else project["optional-dependencies"][part])
 
 
-def fingerprint(test: bool) -> str:
-    """A hash of everything that decides what an installation holds."""
+def fingerprint(part: str) -> str:
+    """A hash of everything that decides what an installed part holds."""
     text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
-    return hashlib.sha256("\n".join([text, *requirements(test)]).encode()).hexdigest()
+    return hashlib.sha256("\n".join([text, *requirements(part)]).encode()).hexdigest()
 
 
 def _python_version() -> str:
@@ -227,10 +242,10 @@ def read_stamp() -> dict[str, str]:
     return stamp if sound else {}
 
 
-def is_ready(test: bool) -> bool:
+def is_ready(parts: Sequence[str]) -> bool:
     """Whether everything is installed already; the whole check of an ordinary start."""
     stamp = read_stamp()
-    return stamp.get("app") == fingerprint(test=False) and (not test or stamp.get("test") == fingerprint(test=True))
+    return bool(stamp) and all(stamp.get(part) == fingerprint(part) for part in parts)
 
 
 @contextlib.contextmanager
@@ -268,37 +283,49 @@ def _try_lock(file: int) -> bool:
     return True
 
 
-def install(test: bool) -> None:
+def install(parts: Sequence[str]) -> None:
     """Make ``.venv`` or bring it up to date.
 
     Args:
-        test: Whether the test tools are wanted too.
+        parts: See `parts_for`.
 
     Raises:
         Stop: It cannot be done, in one sentence.
     """
     with _only_one():
-        if is_ready(test):  # somebody else finished it while we waited
+        if is_ready(parts):  # somebody else finished it while we waited
             return
         began = time.monotonic()
         if VENV.exists() and any(VENV.iterdir()) and not read_stamp():
             _clear_away()
-        if shutil.disk_usage(ROOT).free < FREE_GB * 1e9:
+        # What was installed for another command stays, at the releases that hold now.
+        parts = [part for part in ("app", "torch", "test") if part in parts or part in read_stamp()]
+        needed = _room_for(parts)
+        if shutil.disk_usage(ROOT).free < needed * 1e9:
             free = shutil.disk_usage(ROOT).free / 1e9
             raise Stop(
-                f"There is too little room on the disk of {ROOT} ({free:.1f} GB free, {FREE_GB:.0f} GB needed). "
+                f"There is too little room on the disk of {ROOT} ({free:.1f} GB free, {needed:.1f} GB needed). "
                 "Make room there, or move Gliascope's folder to another disk."
             )
         try:
             VENV.mkdir(exist_ok=True)
             UNFINISHED.touch()
-            if not STAMP.exists():
+            if STAMP.exists():
+                say("Bringing the installation up to date.")
+            else:
                 _make_environment()
-            _pip_install(requirements(test))
-            _write_down(test)
+            _pip_install([name for part in parts for name in requirements(part)])
+            _write_down(parts)
         except OSError as error:
             raise Stop(f"{error.filename or VENV} could not be written ({error.strerror}). {_MORE_ROOM}") from error
         say(f"Everything is installed ({time.monotonic() - began:.0f} s). The next start takes a moment only.")
+
+
+def _room_for(parts: Sequence[str]) -> float:
+    """In GB, downloads included; for what is not there yet."""
+    if "torch" not in parts or "torch" in read_stamp():
+        return FREE_GB["app"]
+    return FREE_GB["torch for GPUs" if has_nvidia_gpu() else "torch"]
 
 
 _MORE_ROOM = "Check the free space and the permissions of Gliascope's folder, then start again."
@@ -342,7 +369,7 @@ def _make_environment() -> None:
         _raise_install_failure(done.stdout + done.stderr)
 
 
-def _write_down(test: bool) -> None:
+def _write_down(parts: Sequence[str]) -> None:
     # Puts app, engine and trainer on the environment's path without an installation that could go stale.
     purelib = subprocess.run(
         [str(venv_program("python")), "-I", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
@@ -351,9 +378,7 @@ def _write_down(test: bool) -> None:
         text=True,
     ).stdout.strip()
     (Path(purelib) / "gliascope.pth").write_text(f"{ROOT}\n", encoding="utf-8")
-    stamp = {"folder": str(ROOT), "python": _python_version(), "app": fingerprint(test=False)}
-    if test:
-        stamp["test"] = fingerprint(test=True)
+    stamp = {"folder": str(ROOT), "python": _python_version(), **{part: fingerprint(part) for part in parts}}
     fresh = STAMP.with_suffix(".new")
     fresh.write_text(json.dumps(stamp, indent=1), encoding="utf-8")
     fresh.replace(STAMP)
@@ -485,7 +510,7 @@ def _raise_install_failure(text: str) -> None:
     """Turn what pip or venv said into the one sentence that helps."""
     if re.search(r"No space left|Errno 28|WinError 112|Disk quota", text):
         raise Stop(
-            f"The disk filled up while installing into {VENV}. Make room (3 GB; 10 GB on a Linux with an NVIDIA GPU) "
+            f"The disk filled up while installing into {VENV}. Make room (2 GB; 9 GB with torch for an NVIDIA GPU) "
             "and start again."
         )
     if re.search(r"CERTIFICATE_VERIFY_FAILED|SSLError|SSLCertVerification", text):
@@ -605,9 +630,9 @@ def main(words: Sequence[str]) -> int:
         require_python()
         require_platform()
         words = list(words)
-        test = words[:1] == ["test"]
-        if not is_ready(test):
-            install(test)
+        parts = parts_for(words)
+        if not is_ready(parts):
+            install(parts)
         require_libraries(words)
     except Stop as stop:
         say(str(stop))
@@ -615,7 +640,7 @@ def main(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         say("\nStopped. Start again to go on.")
         return 130
-    if test:
+    if words[:1] == ["test"]:
         return run_tests(words[1:])
     return start_app(words or ["demo"])
 

@@ -299,6 +299,10 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="One event a line, in JSON, on stdout.")] = False,
 ) -> int:
     """Train a model; started again, it goes on where it was stopped."""
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        raise UserError("Training needs torch, which is not installed yet", "", "Run: python3 start.py train CONFIG")
     from trainer import events
     from trainer import run as trainer_run
     from trainer.config import TrainConfig

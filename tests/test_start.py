@@ -45,7 +45,8 @@ def make_project(folder: Path) -> Path:
     folder.mkdir(parents=True)
     shutil.copy(ROOT / "start.py", folder)
     (folder / "pyproject.toml").write_text(
-        '[project]\nname = "x"\nversion = "0"\ndependencies = ["tiny"]\n[project.optional-dependencies]\ntest = []\n'
+        '[project]\nname = "x"\nversion = "0"\ndependencies = ["tiny"]\n'
+        "[project.optional-dependencies]\ntorch = []\ntest = []\n"
     )
     (folder / "constraints.txt").write_text("tiny==1.0\n")
     (folder / "app").mkdir()
@@ -165,7 +166,7 @@ def test_an_interrupted_installation_is_made_anew(project: Path) -> None:
 def test_an_environment_of_another_python_or_place_is_not_used(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     move_to(project, monkeypatch)
     good = start.read_stamp()
-    assert good["app"] == start.fingerprint(test=False)
+    assert good["app"] == start.fingerprint("app")
     for change in ({"python": "CPython 3.11.0"}, {"folder": "/elsewhere"}):
         start.STAMP.write_text(json.dumps({**good, **change}))
         assert start.read_stamp() == {}
@@ -308,7 +309,7 @@ def test_too_little_disk_space_is_said_before_anything_is_made(
     move_to(make_project(tmp_path / "project"), monkeypatch)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 9 * 10**8, 10**8))
     assert start.main(["models"]) == 2
-    assert "0.1 GB free, 3 GB needed" in capsys.readouterr().err
+    assert "0.1 GB free, 1.5 GB needed" in capsys.readouterr().err
     assert not (tmp_path / "project" / ".venv").exists()
 
 
@@ -352,7 +353,32 @@ def test_names_and_pins_belong_together() -> None:
     pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]
     assert all(line.count("==") == 1 for line in pins), "every line pins one release"
     pinned = {line.split("==")[0] for line in pins}
-    wanted = {name.split("<")[0].lower().replace("_", "-") for name in start.requirements(test=True)}
+    parts = {part: start.requirements(part) for part in ("app", "torch", "test")}
+    wanted = {name.split("<")[0].lower().replace("_", "-") for names in parts.values() for name in names}
     assert wanted <= pinned
     assert "torch==2.13.0" in pins
-    assert not [name for name in start.requirements(test=False) if "pytest" in name]
+
+
+@pytest.mark.parametrize(
+    ("words", "gpu", "expected"),
+    [
+        ([], False, ["app"]),
+        (["segment", "x"], False, ["app"]),
+        (["segment", "x"], True, ["app", "torch"]),
+        (["train", "config.json"], False, ["app", "torch"]),
+        (["test"], False, ["app", "torch", "test"]),
+    ],
+)
+def test_torch_and_test_tools_are_installed_only_where_they_are_used(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], gpu: bool, expected: list[str]
+) -> None:
+    monkeypatch.setattr(start, "has_nvidia_gpu", lambda: gpu)
+    assert start.parts_for(words) == expected
+
+
+def test_a_part_that_was_installed_before_is_kept(project: Path) -> None:
+    assert begin(project, "train").stderr.startswith("Bringing the installation up to date.")
+    assert begin(project, "train").stderr == ""
+    (project / "constraints.txt").write_text("tiny==1.0\n# changed\n")
+    begin(project, "models")
+    assert begin(project, "train").stderr == ""
