@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 from PySide6.QtCore import QSize, Qt, Signal
@@ -28,58 +29,65 @@ class EntryRow(QPushButton):
     assigned = Signal(object, object)
     left_out = Signal(object)
 
-    def __init__(self, theme: Theme, entry: Entry, key: str) -> None:
+    def __init__(self, theme: Theme, entry: Entry, number: int) -> None:
         super().__init__()
         self.setObjectName("row")
-        self.entry = entry
         self.setFixedHeight(ROW_HEIGHT)
         self.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.setFlat(True)
+        self._number = number
 
         row = QHBoxLayout(self)
         row.setContentsMargins(8, 0, 4, 0)
         row.setSpacing(8)
-        dot = Dot(theme)
-        dot.set_state(entry.presence.value)
-        row.addWidget(dot)
+        self._dot = Dot(theme)
+        row.addWidget(self._dot)
         words = QVBoxLayout()
         words.setSpacing(0)
         words.setContentsMargins(0, 0, 0, 0)
         words.addStretch()
-        title = entry.sequence.title if entry.sequence is not None else "Which sequence is this?"
-        heading = label(title, "" if entry.path is not None else "secondary")
-        words.addWidget(heading)
-        if entry.path is not None:
-            words.addWidget(ElidedLabel(entry.path.name, "small"))
+        self._title, self._file = label(), ElidedLabel("", "small")
+        words.addWidget(self._title)
+        words.addWidget(self._file)
         words.addStretch()
         row.addLayout(words, 1)
-        if entry.presence is not Presence.UNKNOWN:
-            row.addWidget(label(entry.presence.value, "small"))
+        self._state = label("", "small")
+        row.addWidget(self._state)
         self.menu_button = IconButton(theme, "caret-down", "Say which sequence this is")
-        if entry.path is not None:
-            self.menu_button.say(f"Say what {entry.path.name} really is")
-            self.menu_button.clicked.connect(self._open_menu)
-        else:
-            # An empty place of the same width keeps the words of all rows in one line.
-            place = self.menu_button.sizePolicy()
-            place.setRetainSizeWhenHidden(True)
-            self.menu_button.setSizePolicy(place)
-            self.menu_button.hide()
+        self.menu_button.clicked.connect(self._open_menu)
+        # Without a file its place stays empty, so that the words of all rows keep their column.
+        place = self.menu_button.sizePolicy()
+        place.setRetainSizeWhenHidden(True)
+        self.menu_button.setSizePolicy(place)
         row.addWidget(self.menu_button)
-        for child in self.findChildren(QWidget):
-            if child is not self.menu_button:
-                child.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+        for child in (self._dot, self._title, self._file, self._state):
+            child.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+        self.set_entry(entry)
 
-        spoken = f"{title}, {entry.presence.value}"
-        if entry.path is not None:
-            self.setCursor(Qt.CursorShape.PointingHandCursor)
-            spoken += f", {entry.path.name}"
-            tip = f"{entry.path.name}\n{entry.why}".strip()
-            self.setToolTip(tip + (f"\nShow it ({key})" if key else "\nShow it"))
+    def set_entry(self, entry: Entry) -> None:
+        """Show another state of the sequence."""
+        self.entry = entry
+        path = entry.path
+        title = entry.sequence.title if entry.sequence is not None else "Which sequence is this?"
+        self._dot.set_state(entry.presence.value)
+        self._title.setText(title)
+        self._title.setObjectName("" if path is not None else "secondary")
+        self._title.style().unpolish(self._title)
+        self._title.style().polish(self._title)
+        self._file.setText(path.name if path is not None else "")
+        self._file.setVisible(path is not None)
+        self._state.setText(entry.presence.value)
+        self._state.setVisible(entry.presence is not Presence.UNKNOWN)
+        self.menu_button.setVisible(path is not None)
+        self.setCursor(Qt.CursorShape.PointingHandCursor)
+        if path is not None:
+            self.menu_button.say(f"Say what {path.name} really is")
+            show = f"Show it ({self._number})" if entry.sequence is not None else "Show it"
+            self.setToolTip("\n".join(filter(None, (path.name, entry.why, show))))
         else:
-            self.setToolTip(f"{entry.why} Drop one here to add it.")
-        self.setAccessibleName(spoken)
+            self.setToolTip(f"{entry.why} Drop one here, or click to choose a file.")
+        self.setAccessibleName(", ".join(filter(None, (title, entry.presence.value, path.name if path else ""))))
         self.setAccessibleDescription(entry.why)
 
     @property
@@ -138,12 +146,12 @@ class LayersPanel(Section):
     def __init__(self, theme: Theme, model: ViewerModel, session: Session) -> None:
         super().__init__("SEQUENCES")
         self._theme, self._model, self._session = theme, model, session
-        self.rows: list[EntryRow] = []
         self.questions: dict[Path, Segments] = {}
         self._list = QVBoxLayout()
         self._list.setSpacing(2)
         self._list.setContentsMargins(-8, 0, -8, 0)
         self.body.addLayout(self._list)
+        self.rows = [self._row(entry, number) for number, entry in enumerate(session.entries, start=1)]
         self.advice = label("", "small", wrap=True)
         self.body.addWidget(self.advice)
         self.add_button = push("Add a sequence", "link", "Choose files of the same patient (or drop them here)")
@@ -160,28 +168,41 @@ class LayersPanel(Section):
         """The row of a sequence or of a file."""
         return next((row for row in self.rows if key in (row.entry.sequence, row.entry.path)), None)
 
+    def _row(self, entry: Entry, number: int) -> EntryRow:
+        row = EntryRow(self._theme, entry, number)
+        row.clicked.connect(lambda: self._show(row))
+        row.assigned.connect(self._session.assign)
+        row.left_out.connect(self._session.leave_out)
+        self._list.addWidget(row)
+        return row
+
     def _rebuild(self) -> None:
-        for old in (*self.rows, *self.questions.values()):
+        for old in (*self.rows[len(Sequence) :], *self.questions.values()):
             self._list.removeWidget(old)
             old.hide()
             old.deleteLater()
-        self.rows, self.questions = [], {}
+        del self.rows[len(Sequence) :]
+        self.questions = {}
         for number, entry in enumerate(self._session.entries, start=1):
-            row = EntryRow(self._theme, entry, str(number) if entry.sequence is not None else "")
-            row.clicked.connect(lambda _=False, row=row: self._show(row))
-            row.assigned.connect(self._assign)
-            row.left_out.connect(self._leave_out)
-            self._list.addWidget(row)
+            if number <= len(self.rows):
+                self.rows[number - 1].set_entry(entry)
+                continue
+            last: QWidget = self.rows[-1].menu_button
+            row = self._row(entry, number)
             self.rows.append(row)
-            if entry.presence is Presence.UNKNOWN and entry.path is not None:
-                self._ask(entry.path)
+            order = [last, row, row.menu_button]
+            if entry.path is not None:
+                order += self._ask(entry.path).findChildren(QPushButton)
+            # New widgets come last in the tab order; these belong where they are read.
+            for before, after in pairwise(order):
+                QWidget.setTabOrder(before, after)
         words = self._session.advice
         self.advice.setText(words)
         self.advice.setVisible(bool(words))
         self._mark()
         self._update()
 
-    def _ask(self, path: Path) -> None:
+    def _ask(self, path: Path) -> Segments:
         """One click says which sequence an unknown file is."""
         question = Segments(
             tuple((sequence, sequence.title, f"{path.name} is {sequence.title}") for sequence in Sequence),
@@ -191,6 +212,7 @@ class LayersPanel(Section):
         question.setContentsMargins(8, 0, 8, 0)
         self._list.addWidget(question, 0, Qt.AlignmentFlag.AlignHCenter)
         self.questions[path] = question
+        return question
 
     def _update(self) -> None:
         # While files are read the list is about to change under the pointer.
@@ -208,9 +230,3 @@ class LayersPanel(Section):
             self._model.show(row.key)
         elif row.entry.path is None:
             self.browse.emit()
-
-    def _assign(self, path: Path, sequence: Sequence) -> None:
-        self._session.assign(path, sequence)
-
-    def _leave_out(self, path: Path) -> None:
-        self._session.leave_out(path)

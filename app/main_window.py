@@ -354,7 +354,14 @@ class MainWindow(QMainWindow):
         for key, act in keys:
             shortcut = QShortcut(QKeySequence(key), self)
             shortcut.setContext(Qt.ShortcutContext.WindowShortcut)
-            shortcut.activated.connect(lambda act=act: None if self._card is not None else act())
+            shortcut.activated.connect(lambda act=act: self._pressed(act))
+
+    def _pressed(self, act: Callable[[], object]) -> None:
+        """A key of the window: nothing under a card can be reached, and Esc closes the card."""
+        if self._card is None:
+            act()
+        elif act == self._escape:
+            self._card.leave()
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         if event.type() is QEvent.Type.ShortcutOverride and isinstance(event, QKeyEvent):

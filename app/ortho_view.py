@@ -26,7 +26,7 @@ class OrthoView(QWidget):
         self._model = model
         self.views = {plane: SliceView(model, plane) for plane in (Plane.AXIAL, Plane.CORONAL, Plane.SAGITTAL)}
         self.active = self.views[Plane.AXIAL]
-        self.cell = OverviewCell(theme, model)
+        self.cell = OverviewCell(theme, model, self.views[Plane.SAGITTAL])
         self._big: SliceView | None = None
         self._had_mask = False
 

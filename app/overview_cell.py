@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -341,11 +342,18 @@ class SliceProfile(QWidget):
 
 
 class OverviewCell(QFrame):
-    """Sequences side by side on top, then the histogram, then the tumour's profile once there is one."""
+    """Sequences side by side on top, then the histogram, then the tumour's profile once there is one.
 
-    def __init__(self, theme: Theme, model: ViewerModel, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    Args:
+        theme: The colours.
+        model: What is on screen.
+        before: The widget that comes before this cell in the tab order.
+    """
+
+    def __init__(self, theme: Theme, model: ViewerModel, before: QWidget) -> None:
+        super().__init__()
         self.setObjectName("cell")
+        self._before = before
         self._theme, self._model = theme, model
         column = QVBoxLayout(self)
         column.setContentsMargins(18, 14, 18, 12)
@@ -391,6 +399,9 @@ class OverviewCell(QFrame):
             self.thumbnails = [Thumbnail(self._theme, self._model, key) for key in self._model.layers]
         for thumbnail in self.thumbnails:
             self._strip.addWidget(thumbnail)
+        if self.window() is self._before.window():
+            for before, after in pairwise([self._before, *self.thumbnails, self.histogram]):
+                QWidget.setTabOrder(before, after)
         self._strip_caption.setVisible(bool(self.thumbnails))
         self._strip_holder.setVisible(bool(self.thumbnails))
         self._update()

@@ -336,6 +336,7 @@ class SliceView(QGraphicsView):
         model.convention_changed.connect(self._redraw)
         model.crosshair_changed.connect(self._redraw)
         model.view_changed.connect(self._place)
+        self._redraw()
 
     # What is drawn
 

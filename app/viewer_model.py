@@ -289,7 +289,7 @@ class ViewerModel(QObject):
         self._mask = None
         if not keep_place and self._layers:
             self._centre = self.content_mm.mean(axis=0)
-            self._crosshair = self._centre.copy()
+            self._crosshair = self._snapped(self._centre)
             self._zoom = 1.0
         self.layers_changed.emit()
 
@@ -315,16 +315,19 @@ class ViewerModel(QObject):
 
     def move_crosshair(self, world: Point) -> None:
         """Put the crosshair at a world position, held inside the displayed grid and on the middle of a voxel."""
-        layer = self.layer
-        if layer is None:
-            return
-        grid = layer.volume.grid
-        voxel = np.rint(grid.to_voxel(np.asarray(world)[None])[0])
-        voxel = np.clip(voxel, 0, np.array(grid.shape) - 1)
-        snapped = grid.to_world(voxel[None])[0]
+        snapped = self._snapped(world)
         if not np.allclose(snapped, self._crosshair, atol=1e-9):
             self._crosshair = snapped
             self.crosshair_changed.emit()
+
+    def _snapped(self, world: Point) -> Point:
+        layer = self.layer
+        if layer is None:
+            return self._crosshair
+        grid = layer.volume.grid
+        voxel = np.clip(np.rint(grid.to_voxel(np.asarray(world)[None])[0]), 0, np.array(grid.shape) - 1)
+        snapped: Point = grid.to_world(voxel[None])[0]
+        return snapped
 
     def step(self, plane: Plane, slices: int) -> None:
         """Move the crosshair by whole slices through a plane; positive is towards right, front and head."""
