@@ -3,7 +3,7 @@
     python scripts/make_demo.py label_map_20.nii.gz
 
 The label map comes from BBillot/SynthSeg (Apache-2.0), folder data/training_label_maps; which one, and the settings
-below, are written in assets/demo/README.md. The same label map gives the same files.
+below, are written in assets/demo/README.md. On one machine the same label map gives the same files.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 from engine.volume import Grid, LabelMap
 from trainer.simulate import Scanner, SimulatedPatient, TumourOptions, simulate_patient
 
-SEED = 4
+SEED = 3
 TUMOUR = TumourOptions(
-    core_radius_mm=18.0, oedema_reach_mm=13.0, enhancement=0.85, mass_effect=0.55, centre_mm=(30.0, -5.0, 20.0)
+    core_radius_mm=17.0, oedema_reach_mm=13.0, enhancement=0.85, mass_effect=0.5, centre_mm=(31.0, -4.0, 20.0)
 )
 DEMO = Path(__file__).resolve().parent.parent / "assets" / "demo"
 

@@ -118,7 +118,7 @@ class Relaxation:
 # matter, fluid, oedema and core to white matter with those of public glioma cohorts.
 RELAXATION: dict[Tissue, Relaxation] = {
     Tissue.WHITE: Relaxation(840, 73, 0.70, 0.008, 0.012),
-    Tissue.CORTEX: Relaxation(1380, 90, 0.82, 0.022, 0.022),
+    Tissue.CORTEX: Relaxation(1360, 88, 0.82, 0.022, 0.022),
     Tissue.CSF: Relaxation(4300, 1600, 1.0, 0.0, 0.01),
     Tissue.VENTRICLE: Relaxation(4300, 1800, 1.0, 0.0, 0.005),
     Tissue.CEREBELLAR_WHITE: Relaxation(890, 76, 0.71, 0.012, 0.015),
@@ -131,11 +131,11 @@ RELAXATION: dict[Tissue, Relaxation] = {
     Tissue.BRAINSTEM: Relaxation(960, 80, 0.73, 0.015, 0.03),
     Tissue.WHITE_LESION: Relaxation(1150, 115, 0.77, 0.01, 0.03),
     Tissue.CHOROID_PLEXUS: Relaxation(1900, 180, 0.9, 0.16, 0.12),
-    Tissue.VENOUS: Relaxation(1750, 45, 0.75, 0.45, 0.12),
+    Tissue.VENOUS: Relaxation(1750, 45, 0.75, 0.80, 0.12),
     Tissue.OEDEMA: Relaxation(1380, 185, 0.82, 0.010, 0.06),
     Tissue.NON_ENHANCING: Relaxation(1550, 180, 0.85, 0.02, 0.08),
-    Tissue.ENHANCING: Relaxation(1480, 145, 0.83, 0.25, 0.08),
-    Tissue.NECROSIS: Relaxation(2100, 240, 0.91, 0.02, 0.10),
+    Tissue.ENHANCING: Relaxation(1480, 140, 0.83, 0.40, 0.08),
+    Tissue.NECROSIS: Relaxation(2100, 230, 0.91, 0.01, 0.10),
 }
 _RELAXIVITY = (
     4.3  # per mM and second, gadolinium chelates in blood at 1.5-3 T: Rohrer et al., Invest Radiol 2005;40:715
@@ -649,7 +649,7 @@ def push(
     beyond = np.clip(-side * world[0], 0, None)  # mm past the midline
     total += squeeze
     total *= skull * (0.35 + 0.65 * np.exp(-((beyond / 14.0) ** 2)))
-    while (smallest := float(jacobian(total, step_mm).min())) < 0.15:
+    while (smallest := float(jacobian(total, step_mm).min())) < 0.05:
         total *= 0.85 if smallest > 0 else 0.6
     return total
 
@@ -691,7 +691,7 @@ def simulate_patient(
     variation_mm: float = 0.0,
     name: str = "simulated",
 ) -> SimulatedPatient:
-    """Make a patient with a tumour; the same arguments give the same patient to the last bit.
+    """Make a patient with a tumour; on one machine the same arguments give the same patient to the last bit.
 
     Args:
         labels: FreeSurfer-style labels of a head, or what `prepare_anatomy` made of them (quicker for many patients).
@@ -1030,7 +1030,7 @@ def _grow(head: _Head, space: _Space, lobes: _Lobes, options: TumourOptions, rng
     # Strands of living tumour cross the necrosis.
     strand = np.abs(_noise(shape, 9.0 / s, rng)) + 0.05 * np.clip(below - thickness, 0, None)
     necrosis *= 1 - 0.6 * _ramp(np.asarray(strand, np.float32), 0.12, 0.3)
-    uneven = np.exp(0.35 * _noise(shape, 3.0 / s, rng) + 0.25 * _noise(shape, 8.0 / s, rng))
+    uneven = np.exp(0.4 * _noise(shape, 3.0 / s, rng) + 0.4 * _noise(shape, 8.0 / s, rng) - 0.15)
     enhancing = (1 - necrosis) * present * uneven * (0.55 + 0.45 * _ramp(below, 0.7 * options.rim_mm, 3.0))
     # Little oedema crosses the corpus callosum.
     crossing = np.where(-side * midline > -4.0, np.float32(3.0), np.float32(1.0))
@@ -1308,7 +1308,7 @@ class _Painter:
         kind = RELAXATION[Tissue.ENHANCING]
         curve = np.array([of(kind, uptake=kind.uptake * float(v)) for v in levels])
         rim = np.interp(g.enhancing, levels, curve).astype(np.float32)
-        rim += mottle * np.float32(0.04) * rim
+        rim += mottle * np.float32(0.02) * rim
         lit = np.clip(g.enhancing * 2.5, 0, 1)
         core += lit * (rim - core)
         dead = made(Tissue.NECROSIS)
