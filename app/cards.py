@@ -17,7 +17,7 @@ from PySide6.QtWidgets import (
 
 from app.controls import IconButton, label, push
 from app.session import Problem, Session
-from app.theme import Theme, blend
+from app.theme import Theme, blend, body_font
 from app.welcome import Emblem
 
 RESEARCH_USE = "Research use only. Not a medical device; not for diagnosis or treatment decisions."
@@ -212,8 +212,18 @@ class Banner(QFrame):
         row.addWidget(self.words, 1)
         self.volume = QSpinBox()
         self.volume.setAccessibleName("Number of the volume")
-        self.volume.setMinimumWidth(110)
-        row.addWidget(self.volume)
+        self.volume.setMinimumWidth(96)
+        self.volume.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.volume.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
+        self.earlier = IconButton(theme, "caret-left", "The volume before")
+        self.later = IconButton(theme, "caret-right", "The next volume")
+        self.earlier.clicked.connect(self.volume.stepDown)
+        self.later.clicked.connect(self.volume.stepUp)
+        choice = QHBoxLayout()
+        choice.setSpacing(2)
+        for part in (self.earlier, self.volume, self.later):
+            choice.addWidget(part)
+        row.addLayout(choice)
         self.open_volume = push("Open it")
         self.open_volume.clicked.connect(self._open_volume)
         row.addWidget(self.open_volume)
@@ -254,8 +264,8 @@ class Banner(QFrame):
         self.copy.setVisible(bool(problem.details))
 
     def _offer_volumes(self, problem: Problem) -> None:
-        self.volume.setVisible(problem.volumes is not None)
-        self.open_volume.setVisible(problem.volumes is not None)
+        for part in (self.earlier, self.volume, self.later, self.open_volume):
+            part.setVisible(problem.volumes is not None)
         if problem.volumes is not None:
             count = problem.volumes[1]
             self.volume.setRange(1, count)
@@ -311,7 +321,7 @@ class DropTargets(QWidget):
         areas.append((rest, "Open as a new patient", not self._on_panel or self._split == 0))
         for area, words, hot in areas:
             shade = QColor(c.background)
-            shade.setAlpha(225)
+            shade.setAlpha(240)
             painter.fillRect(area, shade)
             pen = QPen(QColor(c.accent if hot else c.hairline), 2 if hot else 1.5)
             pen.setDashPattern([5, 5])
@@ -320,5 +330,6 @@ class DropTargets(QWidget):
             box = area.adjusted(14, 14, -14, -14)
             painter.drawRoundedRect(box, 12, 12)
             painter.setPen(QColor(c.text if hot else c.secondary))
+            painter.setFont(body_font(18))
             flags = int(Qt.AlignmentFlag.AlignCenter) | int(Qt.TextFlag.TextWordWrap)
             painter.drawText(box.adjusted(12, 12, -12, -12), flags, words)

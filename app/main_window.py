@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PySide6.QtCore import QEvent, QMimeData, QObject, QPoint, Qt, QTimer
 from PySide6.QtGui import (
+    QAction,
     QActionGroup,
     QCloseEvent,
     QDragEnterEvent,
@@ -65,15 +66,15 @@ class Readout(QFrame):
         row.setSpacing(22)
         self.place = label()
         self.values = label()
-        self.region = label()
+        # The first to give way in a narrow window.
+        self.region = ElidedLabel()
         self.window_level = label()
         # Fixed widths: nothing else moves when these numbers change.
         self.place.setMinimumWidth(186)
         self.values.setMinimumWidth(150)
         row.addWidget(self.place)
         row.addWidget(self.values)
-        row.addWidget(self.region)
-        row.addStretch()
+        row.addWidget(self.region, 1)
         row.addWidget(self.window_level)
         for signal in (model.crosshair_changed, model.layers_changed, model.shown_changed, model.window_changed,
                        model.labels_changed):  # fmt: skip
@@ -140,7 +141,7 @@ class MainWindow(QMainWindow):
         self.setWindowTitle("Gliascope")
         self.setAcceptDrops(True)
         self.resize(1440, 900)
-        self.setMinimumSize(900, 600)
+        self.setMinimumSize(1024, 680)
 
         self.ortho = OrthoView(theme, model)
         self.welcome = Welcome(theme)
@@ -242,9 +243,8 @@ class MainWindow(QMainWindow):
         self.patient_button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         self.patient_button.clicked.connect(self._choose_patient)
         self.patient_name = ElidedLabel("", "secondary")
-        self.patient_name.setMinimumWidth(260)
         row.addWidget(self.patient_button)
-        row.addWidget(self.patient_name)
+        row.addWidget(self.patient_name, 1)
         row.addStretch()
         self.layout_choice = Segments(
             (
@@ -283,6 +283,8 @@ class MainWindow(QMainWindow):
 
     def _make_menu(self) -> QMenu:
         menu = QMenu(self)
+        menu.setToolTipsVisible(True)
+        self.menu_actions: dict[str, QAction] = {}
         for text, keys, act in (
             ("Open files...", "Ctrl+O", self.browse_files),
             ("Open a folder...", "Ctrl+Shift+O", self.browse_folder),
@@ -293,6 +295,7 @@ class MainWindow(QMainWindow):
             entry = action(text, self, keys)
             entry.triggered.connect(lambda _=False, act=act: act())
             menu.addAction(entry)
+            self.menu_actions[text.rstrip(".")] = entry
             # Menus give their shortcuts to the window only through the window's own list.
             self.addAction(entry)
         menu.addSeparator()
@@ -561,7 +564,13 @@ class MainWindow(QMainWindow):
         self.patient_name.setText(session.name)
         for part in (self.layout_choice, self.side_choice, self.panel_button):
             part.setVisible(page == 1)
-        self.welcome.setEnabled(session.stage is not Stage.LOADING)
+        self.welcome.set_busy(session.stage is Stage.LOADING)
+        for name, possible, why in (
+            ("Save", session.stage is Stage.DONE, "There is no mask yet. Segment first."),
+            ("Close the patient", bool(session.name), "No patient is open."),
+        ):
+            self.menu_actions[name].setEnabled(possible)
+            self.menu_actions[name].setToolTip("" if possible else why)
         self._update_layout()
         self.status.setText(self._status())
 

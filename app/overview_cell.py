@@ -18,7 +18,7 @@ from PySide6.QtGui import (
     QPaintEvent,
     QPen,
 )
-from PySide6.QtWidgets import QAbstractButton, QFrame, QHBoxLayout, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QAbstractButton, QFrame, QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
 
 from app.controls import label
 from app.slice_view import GREYS, coloured, cut_of, greys, mask_colours
@@ -47,6 +47,7 @@ class Thumbnail(QAbstractButton):
         self.setAccessibleName(f"Show {self._name}")
         self.setToolTip(f"Show {self._name}")
         self.setMinimumSize(60, 70)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self.clicked.connect(lambda: model.show(key))
 
     def sizeHint(self) -> QSize:
@@ -413,7 +414,7 @@ class OverviewCell(QFrame):
     def _update(self) -> None:
         shown = self._model.shown
         name = shown.title if isinstance(shown, Sequence) else ""
-        self._caption.setText(f"INTENSITIES  {name}".strip())
+        self._caption.setText(f"INTENSITIES  {name}".strip() if shown is not None else "")
         found = self._model.mask is not None and self._model.mask.largest is not None
         self._profile_caption.setVisible(found)
         self.profile.setVisible(found)

@@ -290,8 +290,7 @@ class Session(QObject):
         if not paths:
             return
         self._segment_next = segment
-        self._tell(None)
-        self._begin(Stage.LOADING)
+        self._start_reading()
         self._job = self._jobs.run(
             _find,
             paths,
@@ -310,8 +309,7 @@ class Session(QObject):
         if self._desk.files is None:
             self.open(paths)
             return
-        self._tell(None)
-        self._begin(Stage.LOADING)
+        self._start_reading()
         self._job = self._jobs.run(
             _find,
             list(paths),
@@ -404,6 +402,12 @@ class Session(QObject):
         self._begin(Stage.EMPTY)
         self._changed()
 
+    def _start_reading(self) -> None:
+        # A mask of the patient before must not arrive among what is coming.
+        self._jobs.drop("segment")
+        self._tell(None)
+        self._begin(Stage.LOADING)
+
     def _found(self, patients: list[SubjectFiles]) -> None:
         self._patients = patients
         self._load(_Desk(files=patients[0]), new=True)
@@ -464,6 +468,8 @@ class Session(QObject):
                     self.model.set_layers({})
                 else:
                     self._desk.files = desk.files
+                self._choose()
+                self._desk.choice, self._desk.why_not = None, f"Choose a volume of {error.path.name} first."
                 self._back()
                 self._changed()
                 self._tell(Problem(str(error), volumes=(error.path, error.count)))

@@ -522,10 +522,14 @@ class SliceView(QGraphicsView):
             painter.drawText(bounds, int(where), text)
 
     def _draw_line_of_text(self, painter: QPainter, cut: Cut, index: int, area: QRectF) -> None:
-        side = "Radiological" if self.model.radiological else "Neurological"
         words = f"{self.plane.title}  {cut.number_of(index)} / {cut.grid.shape[cut.normal]}"
+        side = "Radiological" if self.model.radiological else "Neurological"
         painter.setFont(body_font(LABEL_PX))
         painter.setPen(SOFT_WHITE)
+        # In a narrow view the long word would run into the letter on top.
+        room = area.width() / 2 - 24
+        if painter.fontMetrics().horizontalAdvance(f"{words}   {side}") > room:
+            side = "R | L" if self.model.radiological else "L | R"
         box = area.adjusted(10, 8, -10, -8)
         painter.drawText(box, int(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop), f"{words}   {side}")
 
