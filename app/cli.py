@@ -77,8 +77,9 @@ def main(words: list[str] | None = None) -> int:
         say(f"{error.format_message().rstrip('.')}. See gliascope --help.")
         return 2
     except (Cancelled, KeyboardInterrupt, typer.Abort):
+        code = 130
+    if code == 130:  # typer makes the same of a KeyboardInterrupt
         say("Stopped. Nothing half-written was left behind.")
-        return 130
     return int(code or 0)
 
 
@@ -264,7 +265,7 @@ def demo(
     with _dies_on_interrupt():
         rendered = application.render_demo([DEMO], out.resolve())
     record = json.loads(rendered.sidecar.read_text(encoding="utf-8"))
-    _tell({"name": "Demo patient", "mask": str(rendered.mask), **record})
+    _tell({**record, "name": "Demo patient", "mask": str(rendered.mask)})
     typer.echo(f"  Picture: {rendered.picture}")
     return 0
 
@@ -455,7 +456,7 @@ def _refuse_same_name(files: SubjectFiles, taken: dict[str, Path]) -> None:
 
 
 def _tell(result: dict[str, Any]) -> None:
-    volumes = ", ".join(f"{REGION_TITLES[region].lower()} {ml:.1f} ml" for region, ml in result["volumes_ml"].items())
+    volumes = ", ".join(f"{title.lower()} {result['volumes_ml'][r]:.1f} ml" for r, title in REGION_TITLES.items())
     typer.echo(f"{result['name']}: {volumes} ({result['seconds']:.1f} s on {result['device']})")
     typer.echo(f"  {result['reason']}")
     for note in result["notes"]:
