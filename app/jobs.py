@@ -167,6 +167,7 @@ class Jobs(QObject):
         else:
             self._said.emit(job.id, _Kind.FINISHED, value)
 
+    @Slot(int, object, object)
     def _deliver(self, number: int, kind: _Kind, value: Any) -> None:
         """On the UI thread."""
         job = self._running.get(number)
