@@ -25,7 +25,7 @@ ON_CI = os.environ.get("CI", "").lower() in ("1", "true")
 # The only reasons for which a test may be skipped on CI, each beginning with its name.
 ALLOWED_SKIPS = {
     "no shared folder": "real scans are not part of the repository",
-    "no GPU": "most machines have none",
+    "needs an NVIDIA GPU": "most machines have none",
     "other system": "a behaviour of Windows, macOS or Linux alone",
     "runs as root": "root may read and write everything, so permissions cannot be tested",
 }

@@ -65,7 +65,7 @@ def test_expected_log():
     logging.getLogger("anything").warning("beware")
 
 def test_allowed_skip():
-    pytest.skip("no GPU: none here")
+    pytest.skip("needs an NVIDIA GPU: none here")
 
 def test_window_given_to_qtbot(qtbot):
     from PySide6.QtWidgets import QMainWindow
