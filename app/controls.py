@@ -85,6 +85,24 @@ class IconButton(QToolButton):
         self.setIcon(self._theme.icon(self._icon_name))
 
 
+class IconLabel(QLabel):
+    """An icon that says something and does nothing, in the accent's colour.
+
+    Args:
+        theme: Where the icon comes from.
+        icon: Its name in the icon family.
+    """
+
+    def __init__(self, theme: Theme, icon: str) -> None:
+        super().__init__()
+        self._theme, self._name = theme, icon
+        theme.changed.connect(self._paint)
+        self._paint()
+
+    def _paint(self) -> None:
+        self.setPixmap(self._theme.icon(self._name, self._theme.colours.accent).pixmap(QSize(16, 16)))
+
+
 class Segments(QFrame):
     """A few choices next to each other, one of them on.
 

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Qt, Signal
-from PySide6.QtGui import QColor
-from PySide6.QtWidgets import QColorDialog, QGridLayout, QHBoxLayout, QProgressBar, QSizePolicy, QSlider, QWidget
+from PySide6.QtGui import QAction, QColor, QIcon, QPixmap
+from PySide6.QtWidgets import QColorDialog, QGridLayout, QHBoxLayout, QMenu, QProgressBar, QSizePolicy, QSlider, QWidget
 
-from app.controls import IconButton, Section, Segments, Swatch, label, push
+from app.controls import IconButton, IconLabel, Section, Segments, Swatch, label, push
 from app.session import Session, Stage
 from app.theme import Theme
 from app.viewer_model import ViewerModel
+
+# Okabe and Ito's, without black and grey.
+SAFE_COLOURS = {
+    "Sky blue": "#56B4E9",
+    "Orange": "#E69F00",
+    "Green": "#009E73",
+    "Yellow": "#F0E442",
+    "Blue": "#0072B2",
+    "Vermilion": "#D55E00",
+    "Purple": "#CC79A7",
+}
 
 
 class SegmentPanel(Section):
@@ -175,8 +186,13 @@ class ResultPanel(Section):
         self.save_button.clicked.connect(self.save)
         self.save_button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.body.addWidget(self.save_button)
+        self._tick = IconLabel(theme, "check-circle")
         self.saved = label("", "small", wrap=True)
-        self.body.addWidget(self.saved)
+        done = QHBoxLayout()
+        done.setSpacing(8)
+        done.addWidget(self._tick, 0, Qt.AlignmentFlag.AlignTop)
+        done.addWidget(self.saved, 1)
+        self.body.addLayout(done)
         self.notes = label("", "small", wrap=True)
         self.body.addWidget(self.notes)
 
@@ -197,8 +213,10 @@ class ResultPanel(Section):
             self._values[region].setText(f"{volumes[key]:.1f} ml")
         self.go_button.setEnabled(result.mask.largest is not None)
         self.save_button.setEnabled(self._session.stage is Stage.DONE)
-        self.saved.setText(f"Saved as {saved.mask.name}. {saved.verified}" if saved is not None else "")
-        self.saved.setVisible(saved is not None)
+        self.saved.setText(f"{saved.mask.name}\n{saved.verified}" if saved is not None else "")
+        self.saved.setToolTip(str(saved.mask) if saved is not None else "")
+        for part in (self._tick, self.saved):
+            part.setVisible(saved is not None)
         self.notes.setText(" ".join(result.segmentation.notes))
         self.notes.setVisible(bool(result.segmentation.notes))
 
@@ -222,7 +240,29 @@ class ResultPanel(Section):
         now = getattr(self._model.overlay, f"{region}_shown")
         self._model.set_overlay(**{f"{region}_shown": not now})
 
+    def colour_menu(self, region: str) -> QMenu:
+        """Colours that people who see red and green alike can tell apart, and any other."""
+        menu = QMenu(self)
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        for name, colour in SAFE_COLOURS.items():
+            patch = QPixmap(14, 14)
+            patch.fill(QColor(colour))
+            choice = QAction(QIcon(patch), name, menu)
+            choice.setCheckable(True)
+            choice.setChecked(self.swatches[region].colour == colour)
+            choice.triggered.connect(lambda _=False, colour=colour: self._model.set_overlay(**{region: colour}))
+            menu.addAction(choice)
+        menu.addSeparator()
+        other = QAction("Another colour...", menu)
+        other.triggered.connect(lambda: self._any_colour(region))
+        menu.addAction(other)
+        return menu
+
     def _recolour(self, region: str) -> None:
+        swatch = self.swatches[region]
+        self.colour_menu(region).popup(swatch.mapToGlobal(swatch.rect().bottomLeft()))
+
+    def _any_colour(self, region: str) -> None:
         before = QColor(self.swatches[region].colour)
         dialog = QColorDialog(before, self)
         dialog.setOption(QColorDialog.ColorDialogOption.DontUseNativeDialog)

@@ -21,8 +21,10 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from app.application import _report_to
 from app.cards import SHORTCUTS
 from app.main_window import MainWindow
+from app.segment_panel import SAFE_COLOURS
 from app.session import Presence, Stage
 from app.theme import CORE, DARK, LIGHT, WHOLE_TUMOUR, contrast
 from app.viewer_model import Plane
@@ -338,6 +340,15 @@ def test_opacity_style_colour_and_eyes_reach_the_pictures(segmented, qtbot):
     assert result.swatches["core"].colour == "#CC79A7"
 
 
+def test_colours_to_choose_from_are_safe_for_everybody(segmented):
+    menu = segmented.result.colour_menu("core")
+    names = [action.text() for action in menu.actions()]
+    assert names == [*SAFE_COLOURS, "", "Another colour..."]
+    next(action for action in menu.actions() if action.text() == "Purple").trigger()
+    assert segmented.model.overlay.core == "#CC79A7"
+    menu.close()
+
+
 def test_the_histogram_s_handles_set_the_window(loaded, qtbot):
     histogram, model = loaded.ortho.cell.histogram, loaded.model
     before = model.window
@@ -483,6 +494,14 @@ def test_a_mistake_in_the_program_is_told_calmly_with_details_to_copy(loaded, qt
     assert loaded.segment.button.isEnabled()
 
 
+def test_an_error_nobody_caught_is_shown_and_the_window_stays(loaded, capfd):
+    error = ZeroDivisionError("somewhere in a click")
+    _report_to(loaded)(ZeroDivisionError, error, None)
+    assert loaded.banner.isVisible()
+    assert "somewhere in a click" in loaded.session.problem.details
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
 def test_another_patient_opened_while_segmenting_gets_no_mask_of_the_first(loaded, models, tmp_path, qtbot):
     replace(ModelCard.read(models / "teacher"), spacing_mm=0.25).write(models / "teacher")
     other = phantoms.write_subject(tmp_path / "other", sequences=(T2,))
@@ -607,6 +626,17 @@ def test_no_words_are_cut_off(segmented: MainWindow, qtbot):
         and label.width() < label.sizeHint().width()
     ]
     assert cut == []
+
+
+def test_the_appearance_follows_the_system(window):
+    hints = QApplication.styleHints()
+    try:
+        for scheme, colours in ((Qt.ColorScheme.Light, LIGHT), (Qt.ColorScheme.Dark, DARK)):
+            hints.colorScheme = lambda scheme=scheme: scheme
+            hints.colorSchemeChanged.emit(scheme)
+            assert window.theme.colours is colours
+    finally:
+        del hints.colorScheme
 
 
 def test_the_appearance_can_be_chosen_and_is_remembered(window, settings):
