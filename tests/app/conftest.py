@@ -73,7 +73,7 @@ def patient(tmp_path: Path) -> Path:
 def loaded(window: MainWindow, patient: Path, qtbot) -> MainWindow:
     """The window with the phantom open."""
     window.session.open([patient])
-    qtbot.waitUntil(lambda: window.session.stage is Stage.READY)
+    qtbot.waitUntil(lambda: window.session.stage is Stage.READY, timeout=20_000)
     return window
 
 

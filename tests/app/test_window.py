@@ -83,7 +83,7 @@ def test_from_drop_to_a_saved_mask_with_one_cancel_on_the_way(window, patient, m
     assert window.welcome.isVisible()
 
     drop(window, sorted(patient.glob("*.nii.gz")))
-    qtbot.waitUntil(lambda: session.stage is Stage.READY)
+    qtbot.waitUntil(lambda: session.stage is Stage.READY, timeout=20_000)
     assert not window.welcome.isVisible()
     assert [entry.presence for entry in session.entries] == [Presence.PRESENT] * 4
     assert "teacher" in window.segment.reason.text()
@@ -112,7 +112,7 @@ def test_from_drop_to_a_saved_mask_with_one_cancel_on_the_way(window, patient, m
     out.mkdir()
     choose_folder(monkeypatch, out)
     qtbot.mouseClick(window.result.save_button, LEFT)
-    qtbot.waitUntil(lambda: session.saved is not None)
+    qtbot.waitUntil(lambda: session.saved is not None, timeout=20_000)
     assert "patient_seg.nii.gz" in window.result.saved.text()
     mask = nifti.read_label_map(out / "patient_seg.nii.gz", nifti.Convention.GLIASCOPE)
     assert np.array_equal(mask.data, window.model.labels.data)
@@ -137,7 +137,7 @@ def test_the_crosshair_goes_to_the_tumour_that_was_found(segmented):
 
 def test_one_sequence_is_enough_and_the_others_are_said_to_be_absent(window, patient, qtbot):
     drop(window, [patient / "patient_t2.nii.gz"])
-    qtbot.waitUntil(lambda: window.session.stage is Stage.READY)
+    qtbot.waitUntil(lambda: window.session.stage is Stage.READY, timeout=20_000)
     states = {entry.sequence: entry.presence for entry in window.session.entries}
     assert states == {T1: Presence.ABSENT, T1CE: Presence.ABSENT, T2: Presence.PRESENT, FLAIR: Presence.ABSENT}
     assert window.segment.title.text() == "student t2"
@@ -146,10 +146,10 @@ def test_one_sequence_is_enough_and_the_others_are_said_to_be_absent(window, pat
 
 def test_a_sequence_dropped_on_the_panel_joins_the_patient(window, patient, qtbot):
     window.session.open([patient / "patient_t2.nii.gz"])
-    qtbot.waitUntil(lambda: window.session.stage is Stage.READY)
+    qtbot.waitUntil(lambda: window.session.stage is Stage.READY, timeout=20_000)
     place = window.model.crosshair
     drop(window, [patient / "patient_t1.nii.gz"], on=window.panel)
-    qtbot.waitUntil(lambda: T1 in window.model.layers)
+    qtbot.waitUntil(lambda: T1 in window.model.layers, timeout=20_000)
     assert set(window.model.layers) == {T1, T2}
     assert np.allclose(window.model.crosshair, place)
 
@@ -157,7 +157,7 @@ def test_a_sequence_dropped_on_the_panel_joins_the_patient(window, patient, qtbo
 def test_files_dropped_on_the_pictures_open_a_new_patient(loaded, tmp_path, qtbot):
     other = phantoms.write_subject(tmp_path / "other", sequences=(FLAIR,))
     drop(loaded, [other], on=loaded.ortho)
-    qtbot.waitUntil(lambda: loaded.session.name == "other")
+    qtbot.waitUntil(lambda: loaded.session.name == "other", timeout=20_000)
     assert set(loaded.model.layers) == {FLAIR}
 
 
@@ -165,11 +165,11 @@ def test_a_folder_of_patients_offers_each_of_them(window, tmp_path, qtbot):
     for name in ("anna", "bert"):
         phantoms.write_subject(tmp_path / "cohort" / name, sequences=(T2,))
     drop(window, [tmp_path / "cohort"])
-    qtbot.waitUntil(lambda: window.session.stage is Stage.READY)
+    qtbot.waitUntil(lambda: window.session.stage is Stage.READY, timeout=20_000)
     assert window.session.patients == ("anna", "bert")
     assert window.patient_button.isVisible()
     window.session.choose_patient(1)
-    qtbot.waitUntil(lambda: window.session.name == "bert")
+    qtbot.waitUntil(lambda: window.session.name == "bert", timeout=20_000)
 
 
 # --- which file is which ----------------------------------------------------------------------------------------------
@@ -178,19 +178,19 @@ def test_a_folder_of_patients_offers_each_of_them(window, tmp_path, qtbot):
 def test_an_unknown_file_is_shown_and_asked_for(window, tmp_path, qtbot):
     path = phantoms.write_volume(tmp_path / "scan.nii.gz", phantoms.head(phantoms.grid("LPS"), T2))
     drop(window, [path])
-    qtbot.waitUntil(lambda: window.session.stage is Stage.READY)
+    qtbot.waitUntil(lambda: window.session.stage is Stage.READY, timeout=20_000)
     assert window.model.shown == path, "it can be looked at before anybody has named it"
     assert not window.segment.button.isEnabled()
     assert "which sequence" in window.segment.reason.text()
     qtbot.mouseClick(window.layers.questions[path].button(T2), LEFT)
-    qtbot.waitUntil(lambda: window.segment.button.isEnabled())
+    qtbot.waitUntil(lambda: window.segment.button.isEnabled(), timeout=20_000)
     assert window.session.entries[2].presence is Presence.PRESENT
 
 
 def test_two_files_can_change_places(loaded, qtbot):
     before = {entry.sequence: entry.path for entry in loaded.session.entries}
     loaded.layers.row(T1).assigned.emit(before[T1], T1CE)
-    qtbot.waitUntil(lambda: loaded.session.entries[0].path == before[T1CE])
+    qtbot.waitUntil(lambda: loaded.session.entries[0].path == before[T1CE], timeout=20_000)
     assert loaded.session.entries[1].path == before[T1]
     assert loaded.model.layers[T1CE].volume.source == before[T1]
 
@@ -200,7 +200,7 @@ def test_a_file_can_be_left_out(loaded, qtbot):
     titles = [action.text() for action in row.choices().actions()]
     assert titles == ["This is T1", "This is T1ce", "This is T2", "This is FLAIR", "", "Leave it out"]
     row.left_out.emit(row.entry.path)
-    qtbot.waitUntil(lambda: FLAIR not in loaded.model.layers)
+    qtbot.waitUntil(lambda: FLAIR not in loaded.model.layers, timeout=20_000)
     assert loaded.session.entries[3].presence is Presence.ABSENT
 
 
@@ -317,7 +317,7 @@ def test_a_double_click_makes_one_big_view_and_back(loaded, qtbot):
 
 
 def test_planes_side_by_side_share_one_scale(loaded, qtbot):
-    qtbot.waitUntil(lambda: len({view.px_per_mm for view in loaded.ortho.views.values()}) == 1)
+    qtbot.waitUntil(lambda: len({view.px_per_mm for view in loaded.ortho.views.values()}) == 1, timeout=20_000)
 
 
 def test_the_side_is_radiological_until_switched_and_remembered(window, settings):
@@ -397,7 +397,7 @@ def spoiled(tmp_path: Path, what: str) -> list[Path]:
 def test_a_bad_file_gives_one_calm_sentence_and_the_patient_stays(loaded, tmp_path, qtbot, what):
     layers = loaded.model.layers
     drop(loaded, spoiled(tmp_path, what), on=loaded.ortho)
-    qtbot.waitUntil(lambda: loaded.session.problem is not None)
+    qtbot.waitUntil(lambda: loaded.session.problem is not None, timeout=20_000)
     problem = loaded.session.problem
     assert loaded.banner.isVisible()
     assert loaded.banner.words.text() == problem.sentence
@@ -415,12 +415,12 @@ def test_a_file_of_several_volumes_offers_one_of_them(window, tmp_path, qtbot):
     one = phantoms.head(grid, T2).data
     series = np.stack([one, one + 7, one + 14], axis=-1)
     drop(window, [phantoms.write(tmp_path / "scan_t2.nii.gz", series, np.array(grid.affine))])
-    qtbot.waitUntil(lambda: window.session.problem is not None)
+    qtbot.waitUntil(lambda: window.session.problem is not None, timeout=20_000)
     assert window.banner.volume.isVisible()
     assert window.banner.volume.maximum() == 3
     window.banner.volume.setValue(2)
     qtbot.mouseClick(window.banner.open_volume, LEFT)
-    qtbot.waitUntil(lambda: T2 in window.model.layers)
+    qtbot.waitUntil(lambda: T2 in window.model.layers, timeout=20_000)
     assert window.model.layers[T2].volume.data.max() == pytest.approx(one.max() + 7)
     assert not window.banner.isVisible()
 
@@ -430,12 +430,12 @@ def test_sequences_on_different_grids_are_shown_and_resampling_is_offered(window
     coarse = phantoms.grid("LPS", shape=(12, 14, 10), spacing=(2.0, 2.0, 2.0))
     phantoms.write_volume(folder / "mixed_t2.nii.gz", phantoms.head(coarse, T2))
     drop(window, [folder])
-    qtbot.waitUntil(lambda: window.session.problem is not None)
+    qtbot.waitUntil(lambda: window.session.problem is not None, timeout=20_000)
     assert "mixed_t2.nii.gz" in window.banner.words.text()
     assert set(window.model.layers) == {T1, T2}, "both can be looked at meanwhile"
     assert not window.segment.button.isEnabled()
     qtbot.mouseClick(window.banner.buttons[0], LEFT)
-    qtbot.waitUntil(lambda: window.segment.button.isEnabled())
+    qtbot.waitUntil(lambda: window.segment.button.isEnabled(), timeout=20_000)
     grids = [layer.volume.grid for layer in window.model.layers.values()]
     assert grids[0].same_as(grids[1])
 
@@ -445,9 +445,9 @@ def test_sequences_on_other_grids_can_be_left_out(window, tmp_path, qtbot):
     coarse = phantoms.grid("LPS", shape=(12, 14, 10), spacing=(2.0, 2.0, 2.0))
     phantoms.write_volume(folder / "mixed_t1.nii.gz", phantoms.head(coarse, T1))
     drop(window, [folder])
-    qtbot.waitUntil(lambda: window.session.problem is not None)
+    qtbot.waitUntil(lambda: window.session.problem is not None, timeout=20_000)
     qtbot.mouseClick(window.banner.buttons[1], LEFT)
-    qtbot.waitUntil(lambda: set(window.model.layers) == {T2})
+    qtbot.waitUntil(lambda: set(window.model.layers) == {T2}, timeout=20_000)
     assert window.segment.button.isEnabled()
 
 
@@ -463,7 +463,7 @@ def test_a_changed_model_is_named_and_refused(loaded, models, qtbot):
 def test_without_models_the_button_says_why_it_is_off(window, patient, qtbot, monkeypatch, tmp_path):
     monkeypatch.setattr(registry, "folders", lambda: [tmp_path / "nothing"])
     drop(window, [patient])
-    qtbot.waitUntil(lambda: window.session.stage is Stage.READY)
+    qtbot.waitUntil(lambda: window.session.stage is Stage.READY, timeout=20_000)
     assert not window.segment.button.isEnabled()
     assert "no model" in window.segment.reason.text()
     assert window.segment.button.toolTip() == window.session.why_not
@@ -474,7 +474,7 @@ def test_a_folder_that_cannot_be_written_loses_nothing(segmented, tmp_path, qtbo
     place.write_text("not a folder")
     choose_folder(monkeypatch, place)
     qtbot.mouseClick(segmented.result.save_button, LEFT)
-    qtbot.waitUntil(lambda: segmented.session.problem is not None)
+    qtbot.waitUntil(lambda: segmented.session.problem is not None, timeout=20_000)
     assert segmented.session.saved is None
     assert segmented.session.result is not None
     assert place.read_text() == "not a folder"
@@ -486,7 +486,7 @@ def test_a_mistake_in_the_program_is_told_calmly_with_details_to_copy(loaded, qt
 
     monkeypatch.setattr("engine.inference.segment", broken)
     qtbot.mouseClick(loaded.segment.button, LEFT)
-    qtbot.waitUntil(lambda: loaded.session.problem is not None)
+    qtbot.waitUntil(lambda: loaded.session.problem is not None, timeout=20_000)
     assert "ZeroDivisionError" in loaded.session.problem.sentence
     assert "in the middle of it" not in loaded.banner.words.text()
     qtbot.mouseClick(loaded.banner.copy, LEFT)
@@ -507,7 +507,7 @@ def test_another_patient_opened_while_segmenting_gets_no_mask_of_the_first(loade
     other = phantoms.write_subject(tmp_path / "other", sequences=(T2,))
     qtbot.mouseClick(loaded.segment.button, LEFT)
     drop(loaded, [other], on=loaded.ortho)
-    qtbot.waitUntil(lambda: loaded.session.name == "other")
+    qtbot.waitUntil(lambda: loaded.session.name == "other", timeout=20_000)
     qtbot.waitUntil(lambda: not loaded.jobs.busy, timeout=20_000)
     assert loaded.model.labels is None
     assert loaded.session.result is None
