@@ -630,10 +630,11 @@ def main(words: Sequence[str]) -> int:
         require_python()
         require_platform()
         words = list(words)
+        # Before the long part, so that what is missing is known while somebody is still looking.
+        require_libraries(words)
         parts = parts_for(words)
         if not is_ready(parts):
             install(parts)
-        require_libraries(words)
     except Stop as stop:
         say(str(stop))
         return 2
