@@ -296,6 +296,7 @@ def install(parts: Sequence[str]) -> None:
         if is_ready(parts):  # somebody else finished it while we waited
             return
         began = time.monotonic()
+        _require_venv_module()
         if VENV.exists() and any(VENV.iterdir()) and not read_stamp():
             _clear_away()
         # What was installed for another command stays, at the releases that hold now.
@@ -351,10 +352,9 @@ def _clear_away() -> None:
         ) from error
 
 
-def _make_environment() -> None:
+def _require_venv_module() -> None:
     from importlib.util import find_spec
 
-    say(f"Setting up Gliascope in {VENV} (first start only).")
     if find_spec("venv") is None or find_spec("ensurepip") is None:
         package = f"python3.{sys.version_info[1]}-venv"
         how = f"Install it with: {'' if os.name == 'nt' or os.geteuid() == 0 else 'sudo '}apt-get install -y {package}"
@@ -362,6 +362,10 @@ def _make_environment() -> None:
             "This Python comes without its venv module. "
             + (how if shutil.which("apt-get") else "Install the complete Python from python.org and start again.")
         )
+
+
+def _make_environment() -> None:
+    say(f"Setting up Gliascope in {VENV} (first start only).")
     done = subprocess.run(
         [sys.executable, "-I", "-m", "venv", str(VENV)], capture_output=True, text=True, errors="replace"
     )
