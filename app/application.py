@@ -127,6 +127,9 @@ def make_application() -> QApplication:
     existing = QApplication.instance()
     if isinstance(existing, QApplication):
         return existing
+    # A job in Python gives the interpreter up only when asked for this long; Qt asks at every call it makes while
+    # painting, and five milliseconds each, as by default, add up to a pause that is seen.
+    sys.setswitchinterval(0.0005)
     QApplication.setHighDpiScaleFactorRoundingPolicy(Qt.HighDpiScaleFactorRoundingPolicy.PassThrough)
     application = QApplication([sys.argv[0] if sys.argv else "gliascope"])
     application.setApplicationName("Gliascope")
