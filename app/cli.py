@@ -547,7 +547,7 @@ def _progress(title: str) -> Iterator[Progress]:
     from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
     bar = Bar(*columns, TimeRemainingColumn(compact=True), console=console, transient=True, redirect_stdout=False)
     # A log or a pipe gets no bar: its hundred states would be a hundred lines.
     bar.disable = not console.is_terminal
@@ -603,7 +603,7 @@ def _table(*titles: str) -> Table:
 def _print(table: Table) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)  # a patient may be called [bold]
     if not console.is_terminal:  # a file has no width to fit into
         console.width = 200
     console.print(table)

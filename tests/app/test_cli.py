@@ -410,6 +410,11 @@ def test_evaluate_warns_of_patients_the_model_was_trained_on(
     assert (tmp_path / "scores.csv").read_text().count(",yes\n") == 2
 
 
+def test_a_patients_name_is_not_taken_for_markup(run: Run, models: Path, tmp_path: Path) -> None:
+    phantoms.write_subject(tmp_path / "cohort" / "[bold]7", truth=True)
+    assert "[bold]7" in run("evaluate", tmp_path / "cohort").out
+
+
 def test_evaluate_needs_a_truth(run: Run, models: Path, tmp_path: Path) -> None:
     phantoms.write_subject(tmp_path / "cohort" / "anna")
     ran = run("evaluate", tmp_path / "cohort")
