@@ -166,16 +166,18 @@ def segment(
     with _progress("Segmenting") as progress:
         for number, files in enumerate(subjects):
             part = progress.part(number / len(subjects), (number + 1) / len(subjects))
-            part.update(0.0, files.name)
+            progress.title = f"{files.name} ({number + 1} of {len(subjects)})" if len(subjects) > 1 else files.name
             try:
                 _refuse_same_name(files, taken)
                 done.append(_segment_one(files, models, out, part, resample, volume))
             except UserError as error:
                 failed.append({"name": files.name, "error": str(error)})
-                say(str(error) if len(subjects) == 1 else f"{files.name}: {error}")
+                with progress.aside():
+                    say(str(error) if len(subjects) == 1 else f"{files.name}: {error}")
             else:
                 if not as_json:
-                    _tell(done[-1])
+                    with progress.aside():
+                        _tell(done[-1])
     if as_json:
         _answer({"subjects": done, "failed": failed})
     return 2 if failed else 0
@@ -315,14 +317,16 @@ def train(
 
         def emit(event: events.Event) -> None:
             if as_json:
-                typer.echo(events.to_line(event))
+                with progress.aside():
+                    typer.echo(events.to_line(event))
             elif isinstance(event, events.StepEnd):
                 progress.update(
                     event.step / wanted.steps, f"step {event.step} of {wanted.steps}, loss {event.loss:.3f}"
                 )
             elif isinstance(event, events.Validated):
                 dice = ", ".join(f"{REGION_TITLES.get(r, r)} {value:.2f}" for r, value in event.dice.items())
-                typer.echo(f"Step {event.step}: Dice {dice} on {event.cases} patients")
+                with progress.aside():
+                    typer.echo(f"Step {event.step}: Dice {dice} on {event.cases} patients")
 
         trainer_run.train(wanted, folder, emit, progress)
     if not as_json:
@@ -539,25 +543,61 @@ def _require_screen(instead: str) -> None:
 # --- talking ----------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _progress(title: str) -> Iterator[Progress]:
-    """A progress that shows a bar with the time left on stderr, and that Ctrl-C stops at its next check."""
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+class _Bar(Progress):
+    """A progress with a bar and the time left on stderr; a log or a pipe gets none of its hundred states.
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-    bar = Bar(*columns, TimeRemainingColumn(compact=True), console=console, transient=True, redirect_stdout=False)
-    # A log or a pipe gets no bar: its hundred states would be a hundred lines.
-    bar.disable = not console.is_terminal
-    with bar:
-        task = bar.add_task(title, total=1.0)
-        progress = Progress(
-            lambda fraction, message: bar.update(task, completed=fraction, description=f"{title}: {message}")
+    Args:
+        title: What is being done; may be changed on the way.
+    """
+
+    def __init__(self, title: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self.title = title
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+        self._bar = Bar(
+            *columns,
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            disable=not console.is_terminal,
         )
-        with _stops_on_interrupt(progress.cancel):
-            yield progress
+        self._task = self._bar.add_task(title, total=1.0)
+        super().__init__(self._show)
+
+    def _show(self, fraction: float, message: str) -> None:
+        self._bar.update(self._task, completed=fraction, description=f"{self.title}: {message}")
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the bar while this lasts."""
+        self._bar.start()
+        try:
+            yield
+        finally:
+            self._bar.stop()
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Take the bar away while something is written."""
+        self._bar.stop()
+        try:
+            yield
+        finally:
+            self._bar.start()
+
+
+@contextlib.contextmanager
+def _progress(title: str) -> Iterator[_Bar]:
+    """A progress bar that Ctrl-C stops at its next check."""
+    bar = _Bar(title)
+    with bar.shown(), _stops_on_interrupt(bar.cancel):
+        yield bar
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,7 +195,6 @@ def evaluate(
     only: tuple[Sequence, ...] | None,
     convention: Convention | None,
     progress: Progress,
-    scored: Callable[[CaseScore], None] = lambda case: None,
 ) -> CohortScores:
     """Segment every case as a new patient and compare with its truth.
 
@@ -205,7 +204,6 @@ def evaluate(
         only: Sequences to pretend are all there is; None takes what each patient has.
         convention: What the truth's labels mean; None tells it from all files together.
         progress: Told of each case and each window in it.
-        scored: Called after each case.
 
     Raises:
         UserError: The convention cannot be told.
@@ -222,8 +220,6 @@ def evaluate(
             done.append(_score(case, models, only, meaning, part))
         except UserError as error:
             failed.append(FailedCase(case.name, error))
-        else:
-            scored(done[-1])
     return CohortScores(tuple(done), tuple(failed))
 
 
