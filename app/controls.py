@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QPointF, QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QAction, QColor, QMouseEvent, QPainter, QPaintEvent, QPen
+from PySide6.QtGui import QAction, QColor, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import (
     QAbstractButton,
     QButtonGroup,
@@ -239,21 +239,6 @@ class Section(QFrame):
         self.head.addWidget(label(caption, "caption"))
         self.head.addStretch()
         self.body.addLayout(self.head)
-
-
-class ClickableFrame(QFrame):
-    """A frame that a click asks something of.
-
-    Signals:
-        clicked: The left button was released inside.
-    """
-
-    clicked = Signal()
-
-    def mouseReleaseEvent(self, event: QMouseEvent) -> None:
-        if event.button() == Qt.MouseButton.LeftButton and self.rect().contains(event.position().toPoint()):
-            self.clicked.emit()
-        super().mouseReleaseEvent(event)
 
 
 def push(text: str, name: str = "", tip: str = "") -> QPushButton:

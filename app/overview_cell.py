@@ -438,6 +438,6 @@ def _hill(xs: list[float], heights: NDArray[np.floating], area: QRectF, closed: 
 
 def figure(value: float, scale: float) -> str:
     """A number with as many digits as its scale makes worth reading: 412, 41.2, 0.412."""
-    if scale >= 50:
+    if scale >= 20:
         return f"{value:.0f}"
-    return f"{value:.1f}" if scale >= 5 else f"{value:.3g}"
+    return f"{value:.1f}" if scale >= 2 else f"{value:.3g}"

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, Signal
 
+from app import tasks
 from app.jobs import Job, Jobs, Queue
+from app.tasks import Opened, SeveralVolumes
 from app.theme import ASSETS
-from app.viewer_model import Layer, LayerKey, Mask, ViewerModel
-from engine.errors import ChooseVolume, GridMismatch, MissingSequence, SequenceProblem, UserError
-from engine.progress import Progress
-from engine.volume import Sequence, Subject, Volume, in_words
+from app.viewer_model import Mask, ViewerModel
+from engine.errors import MissingSequence, SequenceProblem, UserError
+from engine.volume import Sequence, Subject, in_words
 
 if TYPE_CHECKING:
     # Reading and segmenting pull in libraries that a window on its way to the screen does not need yet.
     from engine.export import Saved
     from engine.inference import Segmentation
-    from engine.model_card import ModelCard
-    from engine.registry import Choice, Listing
+    from engine.registry import Choice
     from engine.sequences import SubjectFiles
 
 DEMO = ASSETS / "demo"
@@ -97,25 +97,6 @@ class Problem:
 
 
 @dataclass(frozen=True, eq=False)
-class Opened:
-    """What reading a patient gave.
-
-    Attributes:
-        layers: Everything that can be looked at.
-        subject: The sequences that can be segmented together, or None.
-        mismatch: Why they cannot, when it is their grids.
-        why: For each file, how certain its sequence is and how it was told.
-        listing: The models there are.
-    """
-
-    layers: dict[LayerKey, Layer]
-    subject: Subject | None
-    mismatch: GridMismatch | None
-    why: dict[Path, tuple[bool, str]]
-    listing: Listing
-
-
-@dataclass(frozen=True, eq=False)
 class Result:
     """A segmentation and how long it took from the click."""
 
@@ -138,19 +119,6 @@ class _Desk:
     why_not: str = ""
     result: Result | None = None
     saved: Saved | None = None
-
-
-class SeveralVolumes(ChooseVolume):
-    """A file of a patient holds several volumes; says which file.
-
-    Args:
-        path: The file.
-        cause: What reading it said.
-    """
-
-    def __init__(self, path: Path, cause: ChooseVolume) -> None:
-        self.path = path
-        super().__init__(cause.what, cause.why, cause.what_to_do, cause.count)
 
 
 class Session(QObject):
@@ -292,7 +260,7 @@ class Session(QObject):
         self._segment_next = segment
         self._start_reading()
         self._job = self._jobs.run(
-            _find,
+            tasks.find,
             paths,
             on_finished=self._found,
             on_failed=self._not_opened,
@@ -311,7 +279,7 @@ class Session(QObject):
             return
         self._start_reading()
         self._job = self._jobs.run(
-            _find,
+            tasks.find,
             list(paths),
             on_finished=self._merge,
             on_failed=self._not_opened,
@@ -477,7 +445,7 @@ class Session(QObject):
             self._not_opened(error)
 
         self._job = self._jobs.run(
-            _read,
+            tasks.read,
             desk.files,
             dict(desk.indices),
             desk.resample,
@@ -529,7 +497,7 @@ class Session(QObject):
             self._finished(desk, choice, time.monotonic() - started, *value)
 
         self._job = self._jobs.run(
-            _segment,
+            tasks.segment,
             desk.opened.subject,
             choice.card,
             desk.opened.layers,
@@ -588,7 +556,7 @@ class Session(QObject):
             self.saved_changed.emit()
 
         self._jobs.run(
-            _save,
+            tasks.save,
             desk.result.segmentation,
             desk.opened.subject,
             folder,
@@ -665,90 +633,3 @@ def _with_files(desk: _Desk, files: SubjectFiles, confirmed: set[Path] | None = 
         resample=desk.resample,
         confirmed=desk.confirmed | (confirmed or set()),
     )
-
-
-# What runs in jobs: plain functions, a Progress last, no Qt.
-
-
-def _find(paths: list[Path], progress: Progress) -> list[SubjectFiles]:
-    from engine import sequences
-
-    progress.check()
-    found = sequences.find_subjects(paths)
-    if not found:
-        names = ", ".join(path.name for path in paths[:3])
-        raise UserError(
-            f"There is no scan in {names}", "looked for .nii and .nii.gz", "Drop NIfTI files or a folder of them."
-        )
-    return found
-
-
-def _read(files: SubjectFiles, indices: dict[Path, int], resample: bool, progress: Progress) -> Opened:
-    from engine import registry, sequences
-
-    subject, mismatch = None, None
-    volumes: dict[LayerKey, Volume] = {}
-    reading = progress.part(0.0, 0.8)
-    if files.files:
-        try:
-            subject = _load_subject(files, indices, resample, reading)
-            volumes |= {sequence: subject[sequence] for sequence in subject}
-        except GridMismatch as error:
-            # They can still be looked at, each on its own grid, while the user decides.
-            mismatch = error
-            for sequence, path in files.files.items():
-                volumes[sequence] = _read_one(path, sequence, indices)
-    for path in files.unknown:
-        volumes[path] = _read_one(path, None, indices)
-    layers: dict[LayerKey, Layer] = {}
-    for number, (key, volume) in enumerate(volumes.items()):
-        progress.update(0.8 + 0.2 * number / len(volumes), f"looking through {volume.name}")
-        layers[key] = Layer.of(volume)
-    why = {}
-    for path in (*files.files.values(), *files.unknown):
-        detection = sequences.detect(path)
-        why[path] = (detection.certain, detection.why)
-    return Opened(layers, subject, mismatch, why, registry.list_models())
-
-
-def _load_subject(files: SubjectFiles, indices: dict[Path, int], resample: bool, progress: Progress) -> Subject:
-    from engine import sequences
-
-    if indices:
-        volumes = {s: _read_one(path, s, indices) for s, path in files.files.items()}
-        if resample:
-            finest = min((v.grid for v in volumes.values()), key=lambda grid: round(grid.voxel_ml, 9))
-            volumes = {s: v if v.grid.same_as(finest) else sequences.resample(v, finest) for s, v in volumes.items()}
-        return Subject(files.name, volumes)
-    try:
-        return sequences.load(files, resample=resample, progress=progress)
-    except ChooseVolume:
-        # Which file it was is found by reading them one by one; the last of these raises.
-        for sequence, path in files.files.items():
-            _read_one(path, sequence, indices)
-        raise
-
-
-def _read_one(path: Path, sequence: Sequence | None, indices: dict[Path, int]) -> Volume:
-    from engine import nifti
-
-    try:
-        return nifti.read(path, sequence, indices.get(path))
-    except ChooseVolume as error:
-        raise SeveralVolumes(path, error) from error
-
-
-def _segment(
-    subject: Subject, card: ModelCard, layers: dict[LayerKey, Layer], progress: Progress
-) -> tuple[Segmentation, Mask]:
-    from engine import inference
-
-    segmentation = inference.segment(subject, card, progress.part(0.0, 0.97))
-    return segmentation, Mask.of(segmentation.label_map, layers)
-
-
-def _save(segmentation: Segmentation, subject: Subject, folder: Path, reason: str, progress: Progress) -> Saved:
-    from engine import export
-
-    progress.check()
-    return export.save(segmentation, subject, folder, reason=reason)

@@ -311,7 +311,9 @@ class SliceView(QGraphicsView):
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setCursor(Qt.CursorShape.CrossCursor)
         self.setMinimumSize(120, 120)
+        # The window takes what is dropped, wherever it falls.
         self.setAcceptDrops(False)
+        self.viewport().setAcceptDrops(False)
         self.setContextMenuPolicy(Qt.ContextMenuPolicy.PreventContextMenu)
         self.setAccessibleName(f"{plane.title} view")
 

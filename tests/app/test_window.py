@@ -161,6 +161,11 @@ def test_files_dropped_on_the_pictures_open_a_new_patient(loaded, tmp_path, qtbo
     assert set(loaded.model.layers) == {FLAIR}
 
 
+def test_nothing_in_the_window_swallows_a_drop(segmented):
+    assert [widget for widget in segmented.findChildren(QWidget) if widget.acceptDrops()] == []
+    assert segmented.acceptDrops()
+
+
 def test_a_folder_of_patients_offers_each_of_them(window, tmp_path, qtbot):
     for name in ("anna", "bert"):
         phantoms.write_subject(tmp_path / "cohort" / name, sequences=(T2,))
@@ -382,6 +387,8 @@ def spoiled(tmp_path: Path, what: str) -> list[Path]:
         data = data.copy()
         data[3, 3, 3] = np.nan
         phantoms.write(path, data, affine)
+    elif what == "a segmentation":
+        path = phantoms.write(tmp_path / "scan.nii.gz", phantoms.tumour(grid).data, affine)
     elif what == "no scan":
         path = tmp_path / "letter.txt"
         path.write_text("Dear colleague")
@@ -393,7 +400,9 @@ def spoiled(tmp_path: Path, what: str) -> list[Path]:
     return [path]
 
 
-@pytest.mark.parametrize("what", ["cut off", "text", "empty", "not numbers", "no scan", "gone", "two of a kind"])
+@pytest.mark.parametrize(
+    "what", ["cut off", "text", "empty", "not numbers", "a segmentation", "no scan", "gone", "two of a kind"]
+)
 def test_a_bad_file_gives_one_calm_sentence_and_the_patient_stays(loaded, tmp_path, qtbot, what):
     layers = loaded.model.layers
     drop(loaded, spoiled(tmp_path, what), on=loaded.ortho)

@@ -1,0 +1,153 @@
+"""What the session has done away from the UI thread: plain functions, a Progress last, no Qt.
+
+The engine is imported inside, by whoever runs first: a window on its way to the screen needs none of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.viewer_model import Layer, LayerKey, Mask
+from engine.errors import ChooseVolume, GridMismatch, SequenceProblem
+from engine.progress import Progress
+from engine.volume import Sequence, Subject, Volume
+
+if TYPE_CHECKING:
+    from engine.export import Saved
+    from engine.inference import Segmentation
+    from engine.model_card import ModelCard
+    from engine.registry import Listing
+    from engine.sequences import SubjectFiles
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """What reading a patient gave.
+
+    Attributes:
+        layers: Everything that can be looked at.
+        subject: The sequences that can be segmented together, or None.
+        mismatch: Why they cannot, when it is their grids.
+        why: For each file, how certain its sequence is and how it was told.
+        listing: The models there are.
+    """
+
+    layers: dict[LayerKey, Layer]
+    subject: Subject | None
+    mismatch: GridMismatch | None
+    why: dict[Path, tuple[bool, str]]
+    listing: Listing
+
+
+class SeveralVolumes(ChooseVolume):
+    """A file of a patient holds several volumes; says which file.
+
+    Args:
+        path: The file.
+        cause: What reading it said.
+    """
+
+    def __init__(self, path: Path, cause: ChooseVolume) -> None:
+        self.path = path
+        super().__init__(cause.what, cause.why, cause.what_to_do, cause.count)
+
+
+def find(paths: list[Path], progress: Progress) -> list[SubjectFiles]:
+    """The patients in files and folders; at least one."""
+    from engine import sequences
+
+    progress.check()
+    return sequences.find_subjects(paths)
+
+
+def read(files: SubjectFiles, indices: dict[Path, int], resample: bool, progress: Progress) -> Opened:
+    """Read a patient and look through the voxels.
+
+    Args:
+        files: Which file is which sequence.
+        indices: Which volume to take, from 0, of files that hold several.
+        resample: Bring sequences on other grids onto the finest.
+        progress: Told of every file.
+
+    Raises:
+        SeveralVolumes: A file holds several volumes and ``indices`` does not name one.
+        UserError: A file cannot be used.
+    """
+    from engine import registry, sequences
+
+    subject, mismatch = None, None
+    volumes: dict[LayerKey, Volume] = {}
+    reading = progress.part(0.0, 0.8)
+    if files.files:
+        try:
+            subject = _load_subject(files, indices, resample, reading)
+            volumes |= {sequence: subject[sequence] for sequence in subject}
+        except GridMismatch as error:
+            # They can still be looked at, each on its own grid, while the user decides.
+            mismatch = error
+            for sequence, path in files.files.items():
+                volumes[sequence] = _read_one(path, sequence, indices)
+    for path in files.unknown:
+        volumes[path] = _read_one(path, None, indices)
+        if sequences.looks_like_segmentation(volumes[path]):
+            raise SequenceProblem(
+                f"{path.name} is a segmentation, not an MRI scan",
+                "its voxels are a few labels",
+                "Choose the scan it was drawn on.",
+            )
+    layers: dict[LayerKey, Layer] = {}
+    for number, (key, volume) in enumerate(volumes.items()):
+        progress.update(0.8 + 0.2 * number / len(volumes), f"looking through {volume.name}")
+        layers[key] = Layer.of(volume)
+    why = {}
+    for path in (*files.files.values(), *files.unknown):
+        detection = sequences.detect(path)
+        why[path] = (detection.certain, detection.why)
+    return Opened(layers, subject, mismatch, why, registry.list_models())
+
+
+def _load_subject(files: SubjectFiles, indices: dict[Path, int], resample: bool, progress: Progress) -> Subject:
+    from engine import sequences
+
+    if indices:
+        volumes = {s: _read_one(path, s, indices) for s, path in files.files.items()}
+        if resample:
+            finest = min((v.grid for v in volumes.values()), key=lambda grid: round(grid.voxel_ml, 9))
+            volumes = {s: v if v.grid.same_as(finest) else sequences.resample(v, finest) for s, v in volumes.items()}
+        return Subject(files.name, volumes)
+    try:
+        return sequences.load(files, resample=resample, progress=progress)
+    except ChooseVolume:
+        # Which file it was is found by reading them one by one; the last of these raises.
+        for sequence, path in files.files.items():
+            _read_one(path, sequence, indices)
+        raise
+
+
+def _read_one(path: Path, sequence: Sequence | None, indices: dict[Path, int]) -> Volume:
+    from engine import nifti
+
+    try:
+        return nifti.read(path, sequence, indices.get(path))
+    except ChooseVolume as error:
+        raise SeveralVolumes(path, error) from error
+
+
+def segment(
+    subject: Subject, card: ModelCard, layers: dict[LayerKey, Layer], progress: Progress
+) -> tuple[Segmentation, Mask]:
+    """Find the tumour, and look through what was found."""
+    from engine import inference
+
+    segmentation = inference.segment(subject, card, progress.part(0.0, 0.97))
+    return segmentation, Mask.of(segmentation.label_map, layers)
+
+
+def save(segmentation: Segmentation, subject: Subject, folder: Path, reason: str, progress: Progress) -> Saved:
+    """Write mask and sidecar, and read them back."""
+    from engine import export
+
+    progress.check()
+    return export.save(segmentation, subject, folder, reason=reason)
