@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from PySide6.QtCore import QEvent, QMimeData, QObject, QPoint, Qt, QTimer
+from PySide6.QtCore import QMimeData, QPoint, Qt, QTimer
 from PySide6.QtGui import (
     QAction,
     QActionGroup,
@@ -148,7 +148,7 @@ class MainWindow(QMainWindow):
         self._update_convention()
         application = QApplication.instance()
         assert isinstance(application, QApplication)
-        application.installEventFilter(self)
+        application.focusChanged.connect(self._focus_moved)
         self._restore()
         # Nothing looks chosen before anything was: the first Tab goes to the first control.
         self._surface.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
@@ -287,6 +287,8 @@ class MainWindow(QMainWindow):
         for key, act in keys:
             shortcut = QShortcut(QKeySequence(key), self)
             shortcut.setContext(Qt.ShortcutContext.WindowShortcut)
+            if key == "Space":
+                self._space = shortcut
             shortcut.activated.connect(lambda act=act: self._pressed(act))
 
     def _pressed(self, act: Callable[[], object]) -> None:
@@ -296,14 +298,9 @@ class MainWindow(QMainWindow):
         elif act == self._escape:
             self._card.leave()
 
-    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        if event.type() is QEvent.Type.ShortcutOverride and isinstance(event, QKeyEvent):
-            # Space presses the button that was reached by Tab; anywhere else it switches the masks.
-            focus = QApplication.focusWidget()
-            if event.key() == Qt.Key.Key_Space and isinstance(focus, QAbstractButton) and focus.window() is self:
-                event.accept()
-                return True
-        return super().eventFilter(watched, event)
+    def _focus_moved(self, before: QWidget | None, now: QWidget | None) -> None:
+        # Space presses the button that was reached by Tab; anywhere else it switches the masks.
+        self._space.setEnabled(not isinstance(now, QAbstractButton))
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         arrows = (Qt.Key.Key_Left, Qt.Key.Key_Right, Qt.Key.Key_Up, Qt.Key.Key_Down)
@@ -542,9 +539,6 @@ class MainWindow(QMainWindow):
 
     def closeEvent(self, event: QCloseEvent) -> None:
         self.settings.geometry = self.saveGeometry()
-        application = QApplication.instance()
-        if isinstance(application, QApplication):
-            application.removeEventFilter(self)
         self.session.close()
         self.jobs.close()
         super().closeEvent(event)
