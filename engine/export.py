@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine import nifti
-from engine.errors import UnreadableImage
+from engine.errors import CannotWrite, UnreadableImage
 from engine.model_card import RESEARCH_USE
 from engine.volume import REST_OF_WHOLE_TUMOUR, TUMOUR_CORE, Sequence, Subject
 
@@ -60,7 +60,8 @@ def save(
     Args:
         segmentation: The result, on the subject's grid.
         subject: What was segmented; its files are hashed, never named.
-        folder: Where to write; made if it is not there. Files of the same name are replaced.
+        folder: Where to write; made if it is not there. An earlier result of the same name is replaced; anything else
+            of that name, such as a ground truth or a mask corrected by hand, is not.
         name: What to call the outputs; the subject's name by default. What no file name can hold is left out.
         reason: Why this model was chosen, from `registry.choose`.
 
@@ -82,6 +83,7 @@ def save(
         for target in (mask, sidecar):
             if target.is_dir():
                 raise FileExistsError(17, "a folder is in the way", str(target))
+        _spare_what_is_not_ours(mask, sidecar)
         nifti.write_label_map(segmentation.label_map, new[0], reference)
         record = provenance(segmentation, subject, reason)
         record["mask"] = {"sha256": _sha256(new[0])}
@@ -165,6 +167,29 @@ def version() -> str:
     with suppress(metadata.PackageNotFoundError):
         return metadata.version("gliascope")
     return "unknown"
+
+
+def _spare_what_is_not_ours(mask: Path, sidecar: Path) -> None:
+    """Refuse to replace anything but an untouched earlier result.
+
+    Cohorts call an expert's segmentation ``<subject>_seg.nii.gz`` too, and saving beside the scans is what people do.
+
+    Raises:
+        CannotWrite: Something lies under one of the names that was not made by Gliascope, or was changed since.
+    """
+    if not mask.exists() and not sidecar.exists():
+        return
+    there, why = (mask if mask.exists() else sidecar), "it was not made by Gliascope"
+    if nifti.made_by_gliascope(mask):
+        recorded = json.loads(sidecar.read_text(encoding="utf-8")).get("mask")
+        if not mask.exists() or recorded == {"sha256": _sha256(mask)}:
+            return
+        why = "it was changed after Gliascope made it"
+    raise CannotWrite(
+        f"{nifti.shown(there)} is there already and is not replaced",
+        why,
+        "Choose another folder, or move that file away first.",
+    )
 
 
 def _move_both(new: list[Path], targets: list[Path]) -> None:

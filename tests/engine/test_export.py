@@ -165,6 +165,39 @@ def test_a_result_of_another_grid_is_a_mistake_of_the_caller(tmp_path: Path) -> 
         export.save(result, phantoms.subject(phantoms.grid("RAS")), tmp_path)
 
 
+def test_an_experts_segmentation_of_the_same_name_is_never_replaced(tmp_path: Path) -> None:
+    folder = phantoms.write_subject(tmp_path / "P1", sequences=(T1,), truth=True)
+    subject = load(find_subjects([folder])[0])
+    before = everything_in(tmp_path)
+    with pytest.raises(CannotWrite) as caught:
+        export.save(a_result(subject), subject, folder)
+    assert str(caught.value) == (
+        "P1_seg.nii.gz is there already and is not replaced (it was not made by Gliascope). "
+        "Choose another folder, or move that file away first."
+    )
+    assert everything_in(tmp_path) == before
+    (folder / "P1_seg.nii.gz").rename(folder / "truth.nii.gz")
+    (folder / "P1_seg.json").write_text('{"made": "elsewhere"}')
+    with pytest.raises(CannotWrite, match=r"P1_seg\.json is there already"):
+        export.save(a_result(subject), subject, folder)
+
+
+def test_a_mask_corrected_by_hand_is_not_replaced_by_the_next_save(tmp_path: Path) -> None:
+    subject = phantoms.subject()
+    saved = export.save(a_result(subject), subject, tmp_path)
+    mask = nib.load(saved.mask)
+    corrected = np.asarray(mask.dataobj).copy()
+    corrected[0, 0, 0] = 1
+    nib.save(nib.Nifti1Image(corrected, mask.affine, mask.header), saved.mask)
+    kept = everything_in(tmp_path)
+    with pytest.raises(CannotWrite, match="it was changed after Gliascope made it"):
+        export.save(a_result(subject), subject, tmp_path)
+    assert everything_in(tmp_path) == kept
+    saved.mask.unlink()
+    export.save(a_result(subject), subject, tmp_path)
+    assert saved.mask.exists(), "its sidecar alone is in nobody's way"
+
+
 # --- disks and folders that do not play along ---------------------------------------------------------------------
 
 
