@@ -16,6 +16,7 @@ from engine.model_card import REGIONS, TUMOUR_CORE, WHOLE_TUMOUR, ModelCard
 from engine.preprocessing import Prepared, prepare
 from engine.progress import Progress
 from engine.runtime import Device, Network, open_network
+from engine.sequences import require_orientation
 from engine.volume import REST_OF_WHOLE_TUMOUR as REST_LABEL
 from engine.volume import TUMOUR_CORE as CORE_LABEL
 from engine.volume import FloatArray, LabelMap, Subject, in_words
@@ -70,6 +71,7 @@ def segment(
 
     Raises:
         MissingSequence: The subject lacks a sequence the model takes.
+        UnreadableImage: A sequence the model takes does not say how the head lies in it.
         BadModel: The model's files are missing, changed or cannot be used.
         OutOfMemory: No rung of the memory ladder had room.
         Cancelled: `progress` was cancelled.
@@ -82,6 +84,7 @@ def segment(
             f"it needs {in_words(missing)} too",
             "Add it, or use another model.",
         )
+    require_orientation(subject[sequence] for sequence in card.sequences)
     if network is not None and network.card != card:
         raise ValueError(f"the open network is {network.card.name}, not {card.name}")
 

@@ -166,6 +166,16 @@ def read_grid(path: Path) -> tuple[Grid, bool]:
         return header.grid, header.oriented
 
 
+def count_volumes(path: Path) -> int:
+    """How many volumes a file holds, from its header alone.
+
+    Raises:
+        UnreadableImage: See `read`.
+    """
+    with _opened(path) as (_, header):
+        return header.count
+
+
 def read_label_map(path: Path, convention: Convention | None = None) -> LabelMap:
     """Read a ground-truth segmentation into Gliascope's labels (1 tumour core, 2 rest of the whole tumour).
 

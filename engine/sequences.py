@@ -50,7 +50,9 @@ _WITHOUT = {"no", "non", "not", "without", "wo", "ohne", "sans"}
 # "post" and "pre" of an operation, a treatment or a computation say nothing about contrast.
 _NOT_CONTRAST = {"op", "operative", "surgery", "surgical", "rt", "treatment", "therapy", "processed", "proc"}
 # The word after these names another image: t2_to_t1 is a T2.
-_ONTO = {"to", "onto", "in", "on", "2", "reg2", "space"}
+_ONTO = {"to", "onto", "in", "on", "reg2", "space"}
+# These too, but only directly after a sequence: flair_reg_t1 is a FLAIR, visit_2_t1 and sub7_reg_t1 are T1.
+_MAYBE_ONTO = {"2", "reg", "coreg", "registered", "aligned"}
 _OTHER = {
     "dwi", "adc", "swi", "bold", "asl", "pwi", "dti", "tof", "mra", "cbf", "cbv", "dsc", "dce", "pet", "ct", "pd",
     "pdw", "t2star", "t2s", "t2*", "t1map", "t2map", "qsm",
@@ -124,7 +126,7 @@ def detect(path: Path) -> Detection:
         told = _channel(path, int(numbered[1]))
         if told is not None:
             return told
-    if words and words[-1] in _LAST_WORD and words[-2:-1] != ["to"]:
+    if words and words[-1] in _LAST_WORD and not _names_a_target(words, len(words) - 1):
         sequence = _LAST_WORD[words[-1]]
         if (
             sequence is Sequence.T1
@@ -198,13 +200,19 @@ def find_subjects(paths: Iterable[Path]) -> list[SubjectFiles]:
     return _named_apart([*_group(loose, None), *found])
 
 
-def load(files: SubjectFiles, resample: bool = False, progress: Progress | None = None) -> Subject:
+def load(
+    files: SubjectFiles,
+    resample: bool = False,
+    progress: Progress | None = None,
+    indices: Mapping[Path, int] | None = None,
+) -> Subject:
     """Read a patient's files.
 
     Args:
         files: Which file is which sequence.
         resample: Whether sequences on other grids are brought onto the finest one instead of refused.
         progress: Told after each file.
+        indices: Which volume to take, from 0, of files that hold several.
 
     Raises:
         SequenceProblem: No file's sequence is known, or a file is a segmentation.
@@ -213,8 +221,9 @@ def load(files: SubjectFiles, resample: bool = False, progress: Progress | None 
         Cancelled: The user asked to stop.
     """
     progress = progress or Progress()
+    indices = indices or {}
     if not files.files:
-        raise _nothing_known(files)
+        raise nothing_known(files)
     grids = {sequence: nifti.read_grid(path)[0] for sequence, path in files.files.items()}
     # Of equally fine grids the first in the fixed order, so that the choice does not depend on how files were found.
     reference = min((s for s in Sequence if s in grids), key=lambda s: round(grids[s].voxel_ml, 9))
@@ -225,7 +234,7 @@ def load(files: SubjectFiles, resample: bool = False, progress: Progress | None 
     steps = len(files.files) + len(others)
     pool = ThreadPoolExecutor(min(len(files.files), os.cpu_count() or 1))
     try:
-        jobs = {sequence: pool.submit(nifti.read, path, sequence) for sequence, path in files.files.items()}
+        jobs = {s: pool.submit(nifti.read, path, s, indices.get(path)) for s, path in files.files.items()}
         for sequence, job in jobs.items():
             progress.update(len(volumes) / steps, f"reading {sequence.title}")
             volumes[sequence] = job.result()
@@ -257,6 +266,21 @@ def resample(volume: Volume, grid: Grid) -> Volume:
 def resample_label_map(label_map: LabelMap, grid: Grid) -> LabelMap:
     """Bring a label map onto another grid; each voxel takes the nearest label, 0 where there is none."""
     return LabelMap(_sample(label_map.data, label_map.grid, grid, order=0), grid, label_map.source)
+
+
+def require_orientation(volumes: Iterable[Volume]) -> None:
+    """Make sure that sides are known, not guessed: a mask on the wrong side of the head looks as good as a right one.
+
+    Raises:
+        UnreadableImage: The header of one of them does not say how the head lies in it.
+    """
+    guessed = next((volume for volume in volumes if not volume.oriented), None)
+    if guessed is not None:
+        raise UnreadableImage(
+            f"{guessed.name} cannot be segmented",
+            "its header does not say which way the head lies in it, so left and right are unknown",
+            "Export it again with its orientation, or set it in a program that can.",
+        )
 
 
 def _words(name: str) -> list[str]:
@@ -292,7 +316,7 @@ def _channel(path: Path, number: int) -> Detection | None:
 
 def _clinical(words: list[str]) -> Detection | None:
     """What free words say: a scanner's or a radiologist's way of naming a series."""
-    kept = [word for at, word in enumerate(words) if at == 0 or words[at - 1] not in _ONTO]
+    kept = [word for at, word in enumerate(words) if not _names_a_target(words, at)]
     for at, word in enumerate(kept):
         if "flair" in word or word == "darkfluid" or (word == "dark" and kept[at + 1 : at + 2] == ["fluid"]):
             return Detection(Sequence.FLAIR, True, f'its name holds "{word}"')
@@ -317,6 +341,14 @@ def _clinical(words: list[str]) -> Detection | None:
     if given:
         return Detection(Sequence.T1CE, certain, f'its name holds "{word}" and says that contrast was given')
     return Detection(Sequence.T1, certain, f'its name holds "{word}" and says that no contrast was given')
+
+
+def _names_a_target(words: list[str], at: int) -> bool:
+    """Whether a word names the image that the file was brought onto, not the file's own sequence."""
+    before = words[at - 1] if at else ""
+    if before in _ONTO:
+        return True
+    return before in _MAYBE_ONTO and at > 1 and (words[at - 2] in _LAST_WORD or "flair" in words[at - 2])
 
 
 def _contrast(words: list[str], at: int) -> bool | None:
@@ -352,12 +384,15 @@ def _patient_key(path: Path) -> tuple[str, str]:
     if numbered is not None and _channel(path, int(name[-4:])) is not None:
         return numbered[1].lower(), numbered[1]
     parts = re.split(r"([^A-Za-z0-9+*]+)", name)
-    last = parts[-1].lower()
-    if last not in _LAST_WORD and last not in _LABEL_WORDS:
+    words = [word.lower() for word in parts[::2]]
+    end = len(words) - 1
+    if words[end] not in _LAST_WORD and words[end] not in _LABEL_WORDS:
         return "", ""
-    rest = [word.lower() for word in parts[:-2:2]]
-    key = "_".join(word for word in rest if word and word not in _SCAN_WORDS)
-    return (key, "".join(parts[:-2])) if key else ("", "")
+    if _names_a_target(words, end):
+        # The patient's name ends before the sequence itself: P1_flair_to_t1 belongs to P1.
+        end = next((at for at in range(end - 1, 0, -1) if words[at] in _LAST_WORD), 0)
+    key = "_".join(word for word in words[:end] if word and word not in _SCAN_WORDS)
+    return (key, "".join(parts[: 2 * end - 1])) if key else ("", "")
 
 
 def _search(folder: Path, depth: int) -> Iterator[SubjectFiles]:
@@ -519,7 +554,8 @@ def _nothing_in(folder: Path) -> UnreadableImage:
     return UnreadableImage(what, "", "Choose a folder with .nii or .nii.gz files.")
 
 
-def _nothing_known(files: SubjectFiles) -> SequenceProblem:
+def nothing_known(files: SubjectFiles) -> SequenceProblem:
+    """Why there is nothing to segment among files of which none is known to be one of the four sequences."""
     if files.segmentation is not None and not files.unknown:
         return SequenceProblem(
             f"{nifti.shown(files.segmentation)} is a segmentation, not an MRI scan",

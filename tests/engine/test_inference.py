@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from engine import inference, networks, runtime, sequences
-from engine.errors import BadModel, Cancelled, MissingSequence, OutOfMemory
+from engine.errors import BadModel, Cancelled, MissingSequence, OutOfMemory, UnreadableImage
 from engine.metrics import dice, score
 from engine.model_card import ModelCard
 from engine.progress import Progress
@@ -223,6 +223,16 @@ def test_a_missing_sequence_is_named(finder: ModelCard) -> None:
     assert str(caught.value) == (
         "The FLAIR student cannot segment anna (it needs FLAIR too). Add it, or use another model."
     )
+
+
+def test_a_scan_whose_sides_are_a_guess_is_refused(finder: ModelCard) -> None:
+    whole = phantoms.subject()
+    guessed = {s: replace(volume, oriented=s not in finder.sequences) for s, volume in whole.items()}
+    with pytest.raises(UnreadableImage, match="left and right are unknown"):
+        inference.segment(Subject("phantom", guessed), finder)
+    # One that the model does not look at is nobody's concern.
+    others = {s: replace(volume, oriented=s in finder.sequences) for s, volume in whole.items()}
+    assert inference.segment(Subject("phantom", others), finder).volumes_ml["whole_tumour"] > 0
 
 
 def test_a_changed_model_is_refused_before_anything_runs(tmp_path: Path) -> None:

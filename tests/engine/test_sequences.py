@@ -74,6 +74,13 @@ def touch(folder: Path, *names: str) -> list[Path]:
         ("T2_FLAIR_reg", FLAIR),
         ("sag_cube_flair", FLAIR),
         ("flair_reg_to_T1ce", FLAIR),
+        ("flair_in_t1", FLAIR),
+        ("T1ce_onto_FLAIR", T1CE),
+        ("T2_space-T1", T2),
+        ("flair_reg_t1", FLAIR),
+        ("T2_2_T1", T2),
+        ("visit_2_t1", T1),
+        ("P7_reg_t2", T2),
         ("patient1_t2", T2),
         ("visit1_flair", FLAIR),
         # Initials before the sequence are not contrast.
@@ -451,6 +458,27 @@ def test_label_volumes_survive_resampling() -> None:
     moved = sequences.resample_label_map(truth, phantoms.grid("LPS", spacing=(0.7, 0.7, 0.7), shape=(36, 40, 30)))
     assert set(np.unique(moved.data)) == {0, 1, 2}
     assert moved.ml(moved.whole_tumour) == pytest.approx(truth.ml(truth.whole_tumour), rel=0.05)
+
+
+def test_a_scan_brought_onto_another_belongs_to_the_same_patient(tmp_path: Path) -> None:
+    for name in ("P1_t1", "P1_flair_to_t1", "P1_T2_reg_T1"):
+        phantoms.write_volume(tmp_path / f"{name}.nii.gz", phantoms.head(phantoms.grid()))
+    [found] = find_subjects([tmp_path])
+    assert (found.name, set(found.files)) == ("P1", {T1, T2, FLAIR})
+    assert found.files[FLAIR].name == "P1_flair_to_t1.nii.gz"
+
+
+def test_one_volume_of_several_can_be_brought_onto_another_grid(tmp_path: Path) -> None:
+    head = phantoms.head(phantoms.grid(spacing=(2.0, 2.0, 2.0), shape=(12, 14, 10)), T2)
+    series = phantoms.write(
+        tmp_path / "t2.nii.gz", np.stack([head.data, head.data * 2], -1), np.array(head.grid.affine)
+    )
+    phantoms.write_volume(tmp_path / "t1.nii.gz", phantoms.head(phantoms.grid()))
+    assert nifti.count_volumes(series) == 2
+    subject = load(find_subjects([tmp_path])[0], resample=True, indices={series: 1})
+    assert subject[T2].grid.same_as(subject[T1].grid)
+    # The brightest spot is small and loses a little by interpolation; the first volume has half of it.
+    assert subject[T2].data.max() > 1.5 * head.data.max()
 
 
 def test_scans_of_different_places_are_not_brought_together(tmp_path: Path) -> None:
