@@ -7,6 +7,7 @@ sentence; 130 interrupted. Everything heavy is imported inside the commands, so 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from app.cohort import CohortScores, Models
     from engine.nifti import Convention
     from engine.sequences import SubjectFiles
-    from engine.volume import Sequence, Subject, Volume
+    from engine.volume import Sequence, Subject
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 DEMO = ASSETS / "demo"
@@ -64,6 +65,10 @@ def main(words: list[str] | None = None) -> int:
         The exit code.
     """
     sys.excepthook = _report_a_bug
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A file's name need not be text in this terminal's encoding; escaped it is still valid JSON.
+            stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if words is None else words)
     run = typer.main.get_command(gliascope)
     if not words or (words[0] not in _names() and not words[0].startswith("-")):
@@ -118,7 +123,7 @@ def open_window(
 ) -> int:
     """Open the app."""
     for path in paths or []:
-        if not path.exists():
+        if not os.path.exists(path):  # where `Path.exists` raises for names too long or folders closed to us
             raise UserError(f"{path} is neither a command of gliascope nor a file or folder here", "", _meant(path))
     _require_screen(f"gliascope segment {paths[0] if paths else 'PATH'} --out DIR")
     from app import application
@@ -339,15 +344,18 @@ def train(
 
 def _find(paths: list[Path]) -> tuple[list[SubjectFiles], list[UserError]]:
     """The patients in ``paths``; what is wrong with one folder does not hide the others."""
-    from engine import nifti, sequences
+    from engine import sequences
 
     try:
         return sequences.find_subjects(paths), []
     except UserError as error:
-        loose = [path for path in paths if nifti.is_nifti_name(path) or not path.is_dir()]
-        folders = [path for path in paths if path not in loose]
+        # `os.path.isdir` is False where `Path.is_dir` raises: names too long, folders closed to us.
+        folders = [path for path in paths if os.path.isdir(path)]
+        loose = [path for path in paths if path not in folders]
         if not loose and len(folders) == 1:
-            folders = sorted(path for path in folders[0].iterdir() if path.is_dir() and not path.name.startswith("."))
+            with contextlib.suppress(OSError):
+                children = sorted(path for path in folders[0].iterdir() if not path.name.startswith("."))
+                folders = [path for path in children if os.path.isdir(path)]
         parts = [[folder] for folder in folders] + ([loose] if loose else [])
         if len(parts) < 2:
             raise error from None
@@ -379,6 +387,8 @@ def _segment_one(
             "",
             "Say so with --t1, --t1ce, --t2 or --flair and the file.",
         )
+    if not files.files:
+        raise sequences.nothing_known(files)
     notes = [f"{path.name} was left out: its sequence cannot be told from its name." for path in files.unknown]
     for sequence in sorted(files.uncertain):
         path = files.files[sequence]
@@ -403,25 +413,17 @@ def _segment_one(
 def _read(files: SubjectFiles, resample: bool, volume: int | None, progress: Progress) -> Subject:
     """The patient's volumes; what can be chosen is put into the words of this command line."""
     from engine import nifti, sequences
-    from engine.volume import Subject
 
     try:
-        if volume is None:
-            return sequences.load(files, resample=resample, progress=progress)
-        volumes: dict[Sequence, Volume] = {}
-        for sequence, path in files.files.items():
-            progress.update(len(volumes) / len(files.files), f"reading {sequence.title}")
-            try:
-                volumes[sequence] = nifti.read(path, sequence)
-            except ChooseVolume:
-                volumes[sequence] = nifti.read(path, sequence, volume - 1)
-        return Subject(files.name, volumes)
+        several = [p for p in files.files.values() if nifti.count_volumes(p) > 1] if volume is not None else []
+        indices = dict.fromkeys(several, volume - 1) if volume is not None else {}
+        return sequences.load(files, resample=resample, progress=progress, indices=indices)
     except ChooseVolume as error:
         raise ChooseVolume(
             error.what, error.why, f"Choose one with --volume 1 to {error.count}.", error.count
         ) from error
     except GridMismatch as error:
-        todo = error.what_to_do if resample or volume else "Add --resample to bring them together, or leave one out."
+        todo = error.what_to_do if resample else "Add --resample to bring them together, or leave one out."
         raise GridMismatch(error.what, error.why, todo) from error
 
 
@@ -450,7 +452,9 @@ def _with_named(subjects: list[SubjectFiles], named: dict[Sequence, Path]) -> Su
 
 def _refuse_same_name(files: SubjectFiles, taken: dict[str, Path]) -> None:
     # Compared as a file system that ignores case would: one mask must never silently replace another's.
-    before = taken.setdefault(files.name.casefold(), files.folder)
+    from engine import export
+
+    before = taken.setdefault(export.file_name(files.name).casefold(), files.folder)
     if before is not files.folder:
         raise CannotWrite(
             f"Two patients are called {files.name}",

@@ -152,7 +152,7 @@ class Models:
 
     def __init__(self, name: str | None, device: runtime.Device) -> None:
         self._listing = registry.list_models()
-        self._wanted = registry.find(name, self._listing.models) if name else None
+        self._wanted = registry.find(name) if name else None
         self._device = device
         self._open: dict[str, runtime.Network] = {}
 

@@ -20,7 +20,7 @@ from app.jobs import Job, Jobs, Queue
 from app.tasks import Opened, SeveralVolumes
 from app.theme import ASSETS
 from app.viewer_model import Mask, ViewerModel
-from engine.errors import MissingSequence, SequenceProblem, UserError
+from engine.errors import MissingSequence, SequenceProblem, UnreadableImage, UserError
 from engine.volume import Sequence, Subject, in_words
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ DEMO = ASSETS / "demo"
 # Before this share of the work is done, seconds left are a guess that only unsettles.
 ESTIMATE_FROM = 0.08
 
+
+SIDES_ARE_GUESSED = "A scan does not say which way the head lies in it; its letters carry a question mark."
 
 # Dice; less does not show in two digits.
 WORTH_SAYING = 0.01
@@ -394,6 +396,11 @@ class Session(QObject):
                 )
             )
             return
+        if not found[0].files and not found[0].unknown:
+            from engine import sequences
+
+            self._not_opened(sequences.nothing_known(found[0]))
+            return
         files, unknown = dict(desk.files.files), list(desk.files.unknown)
         for sequence, path in found[0].files.items():
             here = files.get(sequence)
@@ -461,11 +468,13 @@ class Session(QObject):
             self._tell(
                 Problem(str(opened.mismatch), (("Resample", self.resample), ("Leave out", self._leave_out_other_grids)))
             )
+        elif any(not layer.volume.oriented for layer in opened.layers.values()):
+            self._tell(Problem(self._desk.why_not or SIDES_ARE_GUESSED, note=not self._desk.why_not))
         elif opened.listing.problems:
             self._tell(Problem(str(opened.listing.problems[0])))
 
     def _choose(self) -> None:
-        from engine import registry
+        from engine import registry, sequences
 
         desk = self._desk
         opened = desk.opened
@@ -478,8 +487,10 @@ class Session(QObject):
             desk.why_not = "Say above which sequence the file is; its name does not tell."
         else:
             try:
-                desk.choice = registry.choose(tuple(opened.subject), opened.listing.models)
-            except MissingSequence as error:
+                choice = registry.choose(tuple(opened.subject), opened.listing.models)
+                sequences.require_orientation(opened.subject[sequence] for sequence in choice.card.sequences)
+                desk.choice = choice
+            except (MissingSequence, UnreadableImage) as error:
                 desk.why_not = str(error)
 
     # Segmenting
@@ -550,8 +561,11 @@ class Session(QObject):
         if desk.result is None or desk.opened is None or desk.opened.subject is None:
             return
         self._tell(None)
+        result = desk.result
 
         def saved(value: Saved) -> None:
+            if desk.result is not result:
+                return  # the patient was segmented again meanwhile, and that result lies nowhere yet
             desk.saved = value
             self.saved_changed.emit()
 

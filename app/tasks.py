@@ -80,7 +80,7 @@ def read(files: SubjectFiles, indices: dict[Path, int], resample: bool, progress
     subject, mismatch = None, None
     volumes: dict[LayerKey, Volume] = {}
     reading = progress.part(0.0, 0.8)
-    if files.files:
+    if files.files or not files.unknown:
         try:
             subject = _load_subject(files, indices, resample, reading)
             volumes |= {sequence: subject[sequence] for sequence in subject}
@@ -111,14 +111,8 @@ def read(files: SubjectFiles, indices: dict[Path, int], resample: bool, progress
 def _load_subject(files: SubjectFiles, indices: dict[Path, int], resample: bool, progress: Progress) -> Subject:
     from engine import sequences
 
-    if indices:
-        volumes = {s: _read_one(path, s, indices) for s, path in files.files.items()}
-        if resample:
-            finest = min((v.grid for v in volumes.values()), key=lambda grid: round(grid.voxel_ml, 9))
-            volumes = {s: v if v.grid.same_as(finest) else sequences.resample(v, finest) for s, v in volumes.items()}
-        return Subject(files.name, volumes)
     try:
-        return sequences.load(files, resample=resample, progress=progress)
+        return sequences.load(files, resample=resample, progress=progress, indices=indices)
     except ChooseVolume:
         # Which file it was is found by reading them one by one; the last of these raises.
         for sequence, path in files.files.items():

@@ -215,12 +215,99 @@ def test_of_several_volumes_one_can_be_chosen(run: Run, models: Path, tmp_path: 
     assert run("segment", scan, "--volume", 9, "--out", tmp_path / "out").code == 2
 
 
+def test_a_chosen_volume_on_another_grid_can_be_brought_together(
+    run: Run, models: Path, patient: Path, tmp_path: Path
+) -> None:
+    coarse = phantoms.head(phantoms.grid("LPS", shape=(24, 28, 10), spacing=(1, 1, 2)), FLAIR)
+    series = np.stack([coarse.data * 0, coarse.data], axis=-1).astype(np.int16)
+    phantoms.write(patient / "anna_flair.nii.gz", series, np.array(coarse.grid.affine))
+    words = ("segment", patient, "--volume", 2, "--out", tmp_path / "out")
+    refused = run(*words)
+    assert refused.code == 2
+    assert "--resample" in refused.err
+    assert run(*words, "--resample").code == 0
+
+
+def test_a_scan_without_orientation_is_refused_for_its_sides_are_unknown(
+    run: Run, models: Path, tmp_path: Path
+) -> None:
+    head = phantoms.head(phantoms.grid("LPS"), T2)
+    scan = phantoms.write(tmp_path / "anna_t2.nii.gz", head.data, np.array(head.grid.affine), sform=0, qform=0)
+    ran = run("segment", scan, "--out", tmp_path / "out")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.sentences == [
+        "anna_t2.nii.gz cannot be segmented (its header does not say which way the head lies in it, so left and right "
+        "are unknown). Export it again with its orientation, or set it in a program that can."
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_segmentation_alone_is_called_one(run: Run, models: Path, cohort: Path, tmp_path: Path) -> None:
+    ran = run("segment", cohort / "anna" / "anna_seg.nii.gz", "--out", tmp_path / "out")
+    assert ran.code == 2
+    [sentence] = ran.sentences
+    assert sentence.startswith("anna_seg.nii.gz is a segmentation, not an MRI scan")
+
+
+def test_the_truth_beside_the_scans_is_not_replaced(run: Run, models: Path, patient: Path) -> None:
+    before = (patient / "anna_seg.nii.gz").read_bytes()
+    ran = run("segment", patient, "--out", patient)
+    assert ran.code == 2
+    assert "is not replaced" in ran.err
+    assert (patient / "anna_seg.nii.gz").read_bytes() == before
+    assert sorted(path.name for path in patient.iterdir()) == ["anna_seg.nii.gz", "anna_t2.nii.gz"]
+
+
+def test_names_longer_than_the_system_allows_are_one_sentence(run: Run, models: Path, tmp_path: Path) -> None:
+    for words in (("segment", tmp_path / ("n" * 300), "--out", tmp_path / "out"), (tmp_path / ("n" * 300),)):
+        ran = run(*words)
+        assert (ran.code, len(ran.sentences)) == (2, 1), ran.err
+
+
+def test_a_folder_that_may_not_be_read_is_one_sentence(
+    run: Run, models: Path, patient: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: object = ".") -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    with monkeypatch.context() as patch:
+        for name in ("scandir", "listdir"):
+            patch.setattr(os, name, refuse)
+        ran = run("segment", patient, "--out", tmp_path / "out")
+    assert ran.code == 2
+    assert ran.sentences == [
+        "The folder anna cannot be read (permission was refused). Ask its owner, or choose another folder."
+    ]
+
+
+def test_a_name_that_is_no_text_is_answered_in_json_all_the_same(models: Path, patient: Path, tmp_path: Path) -> None:
+    if sys.platform != "linux":
+        pytest.skip("other system: file names are always text there")
+    folder = Path(os.fsdecode(bytes(tmp_path) + b"/p\xe9ter"))
+    patient.rename(folder)
+    code = "import sys; from pathlib import Path; from app import cli; from engine import registry; "
+    code += "registry.SHIPPED = Path(sys.argv[1]); sys.exit(cli.main(sys.argv[2:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, models, "segment", folder, "--out", tmp_path / "out", "--json"],
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), "PYTHONIOENCODING": "utf-8:strict"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    [subject] = json.loads(done.stdout)["subjects"]
+    assert Path(subject["mask"]).exists()
+
+
 def test_a_model_asked_for_by_name_is_used_or_refused(run: Run, models: Path, cohort: Path, tmp_path: Path) -> None:
     ran = run("segment", cohort / "anna", "--model", "student-flair", "--out", tmp_path / "out", "--json")
     assert ran.answer["subjects"][0]["model"]["name"] == "student-flair"
     refused = run("segment", cohort / "anna" / "anna_t2.nii.gz", "--model", "teacher", "--out", tmp_path / "out")
     assert refused.code == 2
     assert "FLAIR" in refused.err
+    (models / "student-flair" / "network.bin").unlink()
+    broken = run("segment", cohort / "anna", "--model", "student-flair", "--out", tmp_path / "out")
+    assert broken.code == 2
+    assert "network.bin is missing" in broken.err
     unknown = run("segment", cohort / "anna", "--model", "nobody", "--out", tmp_path / "out")
     assert unknown.code == 2
     assert "student-t2" in unknown.err

@@ -419,6 +419,31 @@ def test_a_bad_file_gives_one_calm_sentence_and_the_patient_stays(loaded, tmp_pa
     assert not loaded.banner.isVisible()
 
 
+@pytest.mark.parametrize("where", ["the empty window", "the pictures", "the panel"])
+def test_a_segmentation_alone_is_called_one(window, patient, tmp_path, qtbot, where):
+    grid = phantoms.grid("LPS")
+    drawn = phantoms.write(tmp_path / "scan_seg.nii.gz", phantoms.tumour(grid).data, np.array(grid.affine))
+    if where != "the empty window":
+        drop(window, [patient])
+        qtbot.waitUntil(lambda: window.session.stage is Stage.READY, timeout=20_000)
+    before = window.session.stage, window.model.layers
+    drop(window, [drawn], on=window.panel if where == "the panel" else None)
+    qtbot.waitUntil(lambda: window.session.problem is not None, timeout=20_000)
+    assert "scan_seg.nii.gz is a segmentation, not an MRI scan" in window.banner.words.text()
+    assert (window.session.stage, window.model.layers) == before
+
+
+def test_a_scan_without_orientation_is_shown_with_a_warning_and_not_segmented(window, tmp_path, qtbot):
+    head = phantoms.head(phantoms.grid("LPS"), T2)
+    scan = phantoms.write(tmp_path / "scan_t2.nii.gz", head.data, np.array(head.grid.affine), sform=0, qform=0)
+    drop(window, [scan])
+    qtbot.waitUntil(lambda: window.session.problem is not None, timeout=20_000)
+    assert set(window.model.layers) == {T2}
+    assert "left and right are unknown" in window.banner.words.text()
+    assert "left and right are unknown" in window.segment.reason.text()
+    assert not window.segment.button.isEnabled()
+
+
 def test_a_file_of_several_volumes_offers_one_of_them(window, tmp_path, qtbot):
     grid = phantoms.grid("LPS")
     one = phantoms.head(grid, T2).data
