@@ -6,11 +6,12 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 from PySide6.QtCore import QEvent, QEventLoop, QSettings, Qt, QTimer
 from PySide6.QtGui import QColor, QIcon, QPainter, QPixmap
@@ -23,7 +24,10 @@ from app.settings import Settings
 from app.theme import DARK, Theme, blend
 from app.viewer_model import ViewerModel
 from app.welcome import draw_emblem
-from engine.errors import CannotWrite, UserError
+from engine.errors import Cancelled, CannotWrite, UserError
+
+# How long Ctrl-C in the terminal may go unheard.
+HEARTBEAT_MS = 200
 
 
 def run(paths: SequenceOf[Path], segment: bool = False) -> int:
@@ -34,25 +38,30 @@ def run(paths: SequenceOf[Path], segment: bool = False) -> int:
         segment: Start segmenting when they are read.
 
     Returns:
-        The exit code.
+        The exit code: 130 when Ctrl-C in the terminal closed it, as its own button would have.
     """
     application = make_application()
     window = make_window(Settings())
     previous = sys.excepthook
     sys.excepthook = _report_to(window)
-    # Ctrl+C in the terminal closes the window as its own button would.
-    signal.signal(signal.SIGINT, lambda *_: window.close())
     heartbeat = QTimer()
     heartbeat.timeout.connect(lambda: None)
-    heartbeat.start(200)
+    heartbeat.start(HEARTBEAT_MS)
     window.show()
     if not window.settings.notice_read:
         window.show_notice()
     if paths:
         # After the first picture of the window, which should not wait for a file.
         QTimer.singleShot(0, window, lambda: window.session.open(paths, segment))
+
+    def leave() -> None:
+        window.close()
+        application.quit()  # a dialog may still be open
+
     try:
-        return application.exec()
+        with _interrupts(leave) as interrupts:
+            code = application.exec()
+        return 130 if interrupts else code
     finally:
         heartbeat.stop()
         sys.excepthook = previous
@@ -89,6 +98,7 @@ def render_demo(
 
     Raises:
         UserError: Anything on the way that the user can mend.
+        Cancelled: Ctrl-C was pressed.
     """
     if QApplication.instance() is None:
         # Whatever display there may be, this draws none of its windows on it.
@@ -102,10 +112,11 @@ def render_demo(
         window.show()
         session = window.session
         try:
-            session.open(paths, segment=True)
-            _wait_for(session, lambda: session.stage is Stage.DONE)
-            session.save(out)
-            _wait_for(session, lambda: session.saved is not None)
+            with _interrupts() as interrupts:
+                session.open(paths, segment=True)
+                _wait_for(session, lambda: session.stage is Stage.DONE, interrupts)
+                session.save(out)
+                _wait_for(session, lambda: session.saved is not None, interrupts)
             # The last of layout, painting and the overlay's fade is a moment behind.
             loop = QEventLoop()
             QTimer.singleShot(400, loop.quit)
@@ -150,17 +161,43 @@ def make_window(settings: Settings) -> MainWindow:
     return window
 
 
-def _wait_for(session: Session, there: Callable[[], bool]) -> None:
+@contextmanager
+def _interrupts(act: Callable[[], object] = lambda: None) -> Iterator[list[int]]:
+    """Collect Ctrl-C while this lasts, calling ``act`` at the first; a second one ends the program at once.
+
+    Python hears of a signal only when it runs: somebody has to let Qt call it now and then.
+    """
+    heard: list[int] = []
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        heard.append(number)
+        act()
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield heard
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _wait_for(session: Session, there: Callable[[], bool], interrupts: list[int]) -> None:
     """Let events happen until the session is there; a problem on the way is raised.
 
     Raises:
         UserError: What the window would have shown.
+        Cancelled: Something was added to ``interrupts``.
     """
     loop = QEventLoop()
+    heartbeat = QTimer()
+    heartbeat.timeout.connect(loop.quit)
+    heartbeat.start(HEARTBEAT_MS)
     signals = (session.stage_changed, session.problem_changed, session.saved_changed, session.patient_changed)
     for signal_ in signals:
         signal_.connect(loop.quit)
     while not there():
+        if interrupts:
+            raise Cancelled
         if session.problem is not None:
             raise UserError(session.problem.sentence)
         if session.stage is Stage.READY and session.why_not:

@@ -269,8 +269,7 @@ def demo(
     _make_folder(out)
     from app import application
 
-    with _dies_on_interrupt():
-        rendered = application.render_demo([DEMO], out.resolve())
+    rendered = application.render_demo([DEMO], out.resolve())
     record = json.loads(rendered.sidecar.read_text(encoding="utf-8"))
     _tell({**record, "name": "Demo patient", "mask": str(rendered.mask)})
     typer.echo(f"  Picture: {rendered.picture}")
@@ -613,16 +612,6 @@ def _stops_on_interrupt(cancel: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = signal.signal(signal.SIGINT, interrupted)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def _dies_on_interrupt() -> Iterator[None]:
-    """Ctrl-C ends the program at once: inside Qt's event loop Python would hear of it only at the next event."""
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
     finally:

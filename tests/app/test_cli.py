@@ -371,6 +371,47 @@ def test_interrupting_leaves_nothing_and_says_so(models: Path, patient: Path, tm
     assert not (tmp_path / "out").exists()
 
 
+WINDOW_INTERRUPTED = """
+import os, signal, sys
+from pathlib import Path
+from PySide6.QtCore import QTimer
+from app import application, cli, tasks
+from app.settings import Settings
+from engine import registry
+registry.SHIPPED = Path(sys.argv[1])
+cli.has_screen = lambda: sys.argv[2] == "open"
+cli.DEMO = Path(sys.argv[3])
+Settings.notice_read = True
+
+def stop_while_it_works(*arguments):
+    os.kill(os.getpid(), signal.SIGINT)
+    while True:
+        arguments[-1].check()
+
+tasks.segment = stop_while_it_works
+made = application.make_application()
+if sys.argv[2] == "open":
+    QTimer.singleShot(300, lambda: os.kill(os.getpid(), signal.SIGINT))
+words = [sys.argv[3]] if sys.argv[2] == "open" else ["demo", "--headless", "--out", sys.argv[4]]
+sys.exit(cli.main(words))
+"""
+
+
+@pytest.mark.parametrize("what", ["open", "demo"])
+def test_ctrl_c_ends_the_window_with_130(models: Path, patient: Path, tmp_path: Path, what: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WINDOW_INTERRUPTED, str(models), what, str(patient), str(tmp_path / "out")],
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), "QT_QPA_PLATFORM": "offscreen"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.splitlines()[-1] == "Stopped. Nothing half-written was left behind."
+    assert not list(tmp_path.glob("out/*"))
+
+
 # --- asking -----------------------------------------------------------------------------------------------------------
 
 
