@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from engine import nifti
 from engine.errors import CannotWrite, UnreadableImage
 from engine.model_card import RESEARCH_USE
-from engine.volume import REST_OF_WHOLE_TUMOUR, TUMOUR_CORE, Sequence, Subject
+from engine.volume import REST_OF_WHOLE_TUMOUR, TUMOUR_CORE, Sequence, Subject, in_words
 
 if TYPE_CHECKING:
     from engine.inference import Segmentation
@@ -137,7 +137,7 @@ def provenance(segmentation: Segmentation, subject: Subject, reason: str = "") -
         "device": segmentation.device,
         "precision": segmentation.precision,
         "seconds": round(float(segmentation.seconds), 2),
-        "notes": list(segmentation.notes),
+        "notes": [*segmentation.notes, *_resampled(subject)],
     }
 
 
@@ -219,6 +219,19 @@ def _reference(subject: Subject) -> tuple[Path | None, str]:
             if nifti.read_grid(volume.source)[0].same_as(subject.grid, tolerance_mm=1e-3):
                 return volume.source, f"Saved on the grid of {nifti.shown(volume.source)}, read back and found equal."
     return None, "Saved on the grid of the scans, read back and found equal."
+
+
+def _resampled(subject: Subject) -> list[str]:
+    """A sentence about the sequences that lay on another grid in their files; empty where none did."""
+    moved = []
+    for sequence, volume in subject.items():
+        with suppress(UnreadableImage):
+            if volume.source is not None and not nifti.read_grid(volume.source)[0].same_as(subject.grid):
+                moved.append(sequence)
+    if not moved:
+        return []
+    was = "was" if len(moved) == 1 else "were"
+    return [f"{in_words(moved)} {was} resampled from another grid onto that of the mask."]
 
 
 def _source_sha256(source: Path | None) -> str | None:

@@ -57,6 +57,7 @@ _SIZE_1, _SIZE_2 = 348, 540
 
 _DAMAGED: tuple[type[Exception], ...] = (BadGzipFile, cast("type[Exception]", isal_zlib.error), zlib.error)
 
+_NO_HEADER = "its header is missing"
 _FOREIGN = (
     (b"\x89PNG", "a PNG picture"), (b"\xff\xd8\xff", "a JPEG picture"), (b"%PDF", "a PDF document"),
     (b"PK\x03\x04", "a ZIP archive"), (b"NRRD", "an NRRD image"), (b"version https://git-lfs", "a Git LFS pointer"),
@@ -297,7 +298,7 @@ def _opened(path: Path, packed: bool | None = None) -> Iterator[tuple[IO[bytes],
             raise UnreadableImage(f"{shown(path)} is empty", "0 bytes", "Copy it again from its source.")
         with _reachable(path).open("rb") as raw:
             if packed is None:
-                packed = _packed(path, raw.read(4))
+                packed = _packed(path, raw.read(_SIZE_1))
                 raw.seek(0)
             stream = igzip.GzipFile(fileobj=raw, mode="rb") if packed else raw
             header = _read_header(path, stream)
@@ -329,7 +330,9 @@ def _packed(path: Path, beginning: bytes) -> bool:
         )
     plain = beginning[:4] in {np.int32(_SIZE_1).tobytes(), np.int32(_SIZE_1).byteswap().tobytes()}
     todo = f"Rename it to {shown(path)[:-3]}." if plain else "Copy it again from its source."
-    raise UnreadableImage(f"{shown(path)} is not compressed although its name ends in .gz", "", todo)
+    # Downloads often leave a page of text or a pointer under the name of the scan.
+    what = "" if plain or (told := _what_it_is(beginning)) == _NO_HEADER else told
+    raise UnreadableImage(f"{shown(path)} is not compressed although its name ends in .gz", what, todo)
 
 
 def _read_header(path: Path, stream: IO[bytes]) -> _Header:
@@ -434,7 +437,7 @@ def _what_it_is(beginning: bytes) -> str:
     sample = beginning[:256]
     if sample and all(byte >= 32 or byte in b"\t\r\n\f" for byte in sample):
         return "it is a text file"
-    return "its header is missing"
+    return _NO_HEADER
 
 
 def _place(path: Path, fields: NDArray[np.void], shape: tuple[int, int, int]) -> tuple[Grid, bool]:

@@ -145,6 +145,8 @@ def test_after_resampling_the_mask_takes_the_header_of_the_file_whose_grid_it_ha
     subject = load(find_subjects([tmp_path / "P1"])[0], resample=True)
     saved = export.save(a_result(subject), subject, tmp_path / "out")
     assert "P1_flair.nii.gz" in saved.verified
+    notes = json.loads(saved.sidecar.read_text())["notes"]
+    assert notes[1:] == ["T1 was resampled from another grid onto that of the mask."]
     np.testing.assert_array_equal(nib.load(saved.mask).affine, nib.load(tmp_path / "P1" / "P1_flair.nii.gz").affine)
 
 

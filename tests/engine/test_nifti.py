@@ -252,6 +252,13 @@ def test_text_named_as_if_compressed(tmp_path: Path) -> None:
     path = tmp_path / "scan.nii.gz"
     path.write_text("not gzip at all")
     assert sentence(path) == (
+        "scan.nii.gz is not compressed although its name ends in .gz (it is a text file). "
+        "Copy it again from its source."
+    )
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1234\nsize 2000000\n")
+    assert "it is a Git LFS pointer" in sentence(path)
+    path.write_bytes(bytes(range(256)))
+    assert sentence(path) == (
         "scan.nii.gz is not compressed although its name ends in .gz. Copy it again from its source."
     )
 
