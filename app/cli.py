@@ -78,6 +78,9 @@ def main(words: list[str] | None = None) -> int:
     except UserError as error:
         say(str(error))
         return 2
+    except MemoryError:
+        say("There is too little memory for this. Close other programs and try again.")
+        return 2
     except typer.TyperException as error:
         say(f"{error.format_message().rstrip('.')}. See gliascope --help.")
         return 2
@@ -236,12 +239,12 @@ def evaluate(
         say(str(problem))
     with _progress(f"{len(cases)} patients") as progress:
         scores = cohort.evaluate(cases, models, wanted, convention, progress)
-    if table_file is not None:
-        _write_text(table_file, scores.to_csv())
     if as_json:
         _answer(scores.to_json())
     elif scores.cases:
         _print(_score_table(scores))
+    if table_file is not None:  # last: hours of scores must not be lost to a folder that cannot be written to
+        _write_text(table_file, scores.to_csv())
     for case in scores.failed:
         say(f"{case.name}: {case.error}")
     if scores.learnt_from:
@@ -399,7 +402,7 @@ def _segment_one(
     progress.update(0.95, "saving")
     saved = export.save(found, subject, out, reason=choice.reason)
     record = export.provenance(found, subject, choice.reason)
-    record["notes"] = [*notes, *network.fallbacks, *(note for note in found.notes if note not in network.fallbacks)]
+    record["notes"] = [*notes, *record["notes"]]
     return {
         "name": files.name,
         "mask": str(saved.mask.resolve()),

@@ -532,6 +532,7 @@ class Session(QObject):
     def cancel(self) -> None:
         """Stop what is under way at its next check."""
         if self._job is not None and self._stage in (Stage.SEGMENTING, Stage.LOADING):
+            self._segment_next = False
             self._job.cancel()
             if self._stage is Stage.SEGMENTING:
                 self._begin(Stage.STOPPING)
@@ -590,6 +591,9 @@ class Session(QObject):
         """Show an error: the user's sentence, or for anything unexpected a calm one with details to copy."""
         if isinstance(error, UserError):
             self._tell(Problem(str(error)))
+            return
+        if isinstance(error, MemoryError):
+            self._tell(Problem(f"{doing} for lack of memory. Close other programs and try again."))
             return
         details = "".join(traceback.format_exception(error))
         self._tell(

@@ -504,6 +504,28 @@ def test_evaluate_gives_each_case_and_mean_spread_and_median(
     assert float(rows[1]["dice"]) == 1.0
 
 
+def test_scores_are_told_even_when_their_table_cannot_be_written(
+    run: Run, models: Path, cohort: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    ran = run("evaluate", cohort, "--json", "--csv", tmp_path / "file" / "scores.csv")
+    assert ran.code == 2
+    assert "scores.csv could not be written" in ran.err
+    assert len(ran.answer["cases"]) == 3
+
+
+def test_too_little_memory_is_one_sentence(
+    run: Run, models: Path, patient: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(sequences, "load", exhausted)
+    ran = run("segment", patient, "--out", tmp_path / "out")
+    assert (ran.code, len(ran.sentences)) == (2, 1)
+    assert "too little memory" in ran.err
+
+
 def test_evaluate_can_pretend_that_sequences_are_missing(run: Run, models: Path, cohort: Path) -> None:
     # A fault in a sequence that is pretended away does not matter.
     (cohort / "anna" / "anna_t1.nii.gz").write_bytes(b"not an image")

@@ -528,6 +528,28 @@ def test_a_mistake_in_the_program_is_told_calmly_with_details_to_copy(loaded, qt
     assert loaded.segment.button.isEnabled()
 
 
+def test_too_little_memory_is_no_mistake_of_the_program(loaded, qtbot, monkeypatch):
+    def exhausted(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("engine.inference.segment", exhausted)
+    qtbot.mouseClick(loaded.segment.button, LEFT)
+    qtbot.waitUntil(lambda: loaded.session.problem is not None, timeout=20_000)
+    assert loaded.session.problem.sentence.startswith("Segmenting stopped for lack of memory")
+    assert loaded.session.problem.details == ""
+
+
+def test_after_a_cancelled_opening_nothing_is_segmented_unasked(loaded, patient, qtbot):
+    loaded.session.open([patient], segment=True)
+    loaded.session.cancel()
+    qtbot.waitUntil(lambda: loaded.session.stage is Stage.READY, timeout=20_000)
+    stages: list[Stage] = []
+    loaded.session.stage_changed.connect(lambda: stages.append(loaded.session.stage))
+    loaded.session.leave_out(patient / "patient_t1.nii.gz")
+    qtbot.waitUntil(lambda: T1 not in loaded.model.layers, timeout=20_000)
+    assert stages == [Stage.LOADING, Stage.READY]
+
+
 def test_an_error_nobody_caught_is_shown_and_the_window_stays(loaded, capfd):
     error = ZeroDivisionError("somewhere in a click")
     _report_to(loaded)(ZeroDivisionError, error, None)
