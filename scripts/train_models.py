@@ -2,9 +2,10 @@
 
     python -m scripts.train_models configs/first_generation.json --data COHORT --runs RUNS --fold 0
 
-Stages: a pre-training on random subsets of the four sequences; from it the teacher; from it, and taught by the
-teacher, one student a sequence; and from random weights, for as many steps as pre-training and student together, the
-T1 baseline. Runs that do not wait for each other go side by side, one CPU thread each.
+Stages: a pre-training on random subsets of the four sequences; from it the teacher; taught by the teacher, on real and
+simulated patients, one student a sequence; and on real patients alone, the T1 baseline. The simulated patients lie in
+RUNS/simulated, made by ``python -m scripts.simulate_cohort``. Runs that do not wait for each other go side by side, one
+CPU thread each.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Job:
     needs: tuple[str, ...] = ()
 
 
-def jobs(recipe: dict, data: Path, fold: int, names: list[str]) -> list[Job]:
+def jobs(recipe: dict, data: Path, fold: int, names: list[str], simulated: Path) -> list[Job]:
     """The runs of one fold, in an order that respects what they need.
 
     Args:
@@ -39,6 +40,7 @@ def jobs(recipe: dict, data: Path, fold: int, names: list[str]) -> list[Job]:
         data: Cohort folder.
         fold: Which patients are held out; -1 holds out none.
         names: All patients.
+        simulated: Folder of the simulated patients.
     """
     held_out = tuple(recipe["folds"][fold]) if fold >= 0 else ()
     prefix = f"fold{fold}" if fold >= 0 else "all"
@@ -62,8 +64,7 @@ def jobs(recipe: dict, data: Path, fold: int, names: list[str]) -> list[Job]:
     teacher = config("teacher", "teacher", every, steps=steps["teacher"], start_from=pretraining.name)
     wanted = [Job(pretraining), Job(teacher, (pretraining.name,))]
     if "baseline" in recipe["roles"]:
-        scratch = steps["pretraining"] + steps["student"]
-        wanted.insert(1, Job(config("baseline-t1", "baseline", (Sequence.T1,), steps=scratch)))
+        wanted.insert(1, Job(config("baseline-t1", "baseline", (Sequence.T1,), steps=steps["baseline"])))
     distillation = Distillation(teacher=teacher.name, **recipe["distillation"])
     for sequence in every:
         student = config(
@@ -71,14 +72,15 @@ def jobs(recipe: dict, data: Path, fold: int, names: list[str]) -> list[Job]:
             "student",
             (sequence,),
             steps=steps["student"],
-            start_from=pretraining.name,
+            simulated=str(simulated),
+            simulated_share=recipe["simulated"]["share"],
             distillation={
                 "teacher": distillation.teacher,
                 "temperature": distillation.temperature,
                 "weight": distillation.weight,
             },
         )
-        wanted.append(Job(student, (pretraining.name, teacher.name)))
+        wanted.append(Job(student, (teacher.name,)))
     return wanted
 
 
@@ -92,7 +94,9 @@ def main() -> int:
     parser.add_argument("--side-by-side", type=int, default=2)
     arguments = parser.parse_args()
     recipe = json.loads(arguments.recipe.read_text(encoding="utf-8"))
-    waiting = jobs(recipe, arguments.data.resolve(), arguments.fold, sorted(find_cases(arguments.data)))
+    simulated = arguments.runs.resolve() / "simulated"
+    names = sorted(find_cases(arguments.data))
+    waiting = jobs(recipe, arguments.data.resolve(), arguments.fold, names, simulated)
     finished: set[str] = set()
     running: dict[str, subprocess.Popen[bytes]] = {}
     root = str(Path(__file__).resolve().parent.parent)

@@ -138,8 +138,9 @@ def export(
     titles = "four-sequence" if len(config.sequences) == 4 else "+".join(s.title for s in config.sequences)
     architecture, arguments = config.network()
     training = asdict(config)
-    # The folder belongs to whoever trained, the names of runs to the recipe; neither to who uses the model.
+    # Where things lay belongs to whoever trained, not to who uses the model.
     del training["data"]
+    training["simulated"] = Path(config.simulated).name
     card = ModelCard(
         name=name,
         title=f"{titles} {config.role}",

@@ -77,6 +77,10 @@ class TrainConfig:
     """Names of the cases to learn from."""
     validation_cases: tuple[str, ...] = ()
     """Names of cases to score now and then; never learnt from, never used to pick weights."""
+    simulated: str = ""
+    """Folder of simulated patients, as `trainer.dataset.save_simulated` writes them; empty for none."""
+    simulated_share: float = 0.5
+    """Share of the examples that come from simulated patients, where there are any."""
     start_from: str = ""
     """Run folder whose weights to start from; its inputs must include ``sequences``. Empty: random weights."""
     distillation: Distillation | None = None
@@ -130,7 +134,8 @@ class TrainConfig:
             raise ValueError(f"a {self.role} has no teacher")
         if self.steps < 1 or not 0 <= self.warm_up < self.steps:
             raise ValueError("steps are positive and more than the warm-up")
-        if not 0 <= self.sequence_dropout <= 1 or not 0 <= self.average < 1:
+        shares = (self.sequence_dropout, self.simulated_share)
+        if not all(0 <= share <= 1 for share in shares) or not 0 <= self.average < 1:
             raise ValueError("probabilities and decays lie between 0 and 1")
         self.preparation()  # rejects sequences, spacing and windows that no network could read
 

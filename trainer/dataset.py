@@ -17,11 +17,13 @@ from engine.errors import UserError
 from engine.preprocessing import Preparation
 from engine.progress import Progress
 from engine.sequences import SubjectFiles
-from engine.volume import FloatArray, Sequence
+from engine.volume import FloatArray, LabelMap, Sequence, Subject
 from trainer.config import TrainConfig
 
 if TYPE_CHECKING:
     import torch
+
+    from trainer.simulate import SimulatedPatient
 
 REGIONS = ("whole_tumour", "tumour_core")
 # Larger than any training window, so that a shifted or enlarged window still finds what lies beside it.
@@ -89,12 +91,40 @@ def prepare_case(
     if not truth.grid.same_as(subject.grid):
         what = f"{files.segmentation.name} does not lie on the grid of its images"
         raise UserError(what, "", "Resample it, or leave this patient out.")
+    return _case(subject, truth, wanted, spacing_mm, progress)
+
+
+def save_simulated(patient: SimulatedPatient, spacing_mm: float, folder: Path) -> Path:
+    """Prepare a simulated patient and write it where a training finds it.
+
+    Args:
+        patient: With all four sequences; its name is the file's.
+        spacing_mm: Of the prepared arrays.
+        folder: Made where absent.
+
+    Returns:
+        The file: ``(6, i, j, k)`` float16, the four sequences and the two regions. Plain, so that several trainings
+        share one copy in memory.
+    """
+    case = _case(patient.subject, patient.truth, tuple(Sequence), spacing_mm, None)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{case.name}.npy"
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("wb") as file:
+        np.save(file, np.concatenate([case.images, case.truth]))
+    os.replace(partial, path)
+    return path
+
+
+def _case(
+    subject: Subject, truth: LabelMap, wanted: tuple[Sequence, ...], spacing_mm: float, progress: Progress | None
+) -> Case:
     step = preprocessing.SIZE_STEP
     window = tuple(int(np.ceil(mm / spacing_mm / step)) * step for mm in MARGIN_WINDOW_MM)
     preparation = Preparation(wanted, spacing_mm, (window[0], window[1], window[2]))
     prepared = preprocessing.prepare(subject, preparation, progress)
     regions = [prepared.forward(truth.whole_tumour), prepared.forward(truth.tumour_core)]
-    return Case(files.name, prepared.tensor.astype(np.float16), np.stack(regions).astype(np.float16))
+    return Case(subject.name, prepared.tensor.astype(np.float16), np.stack(regions).astype(np.float16))
 
 
 class CaseStore:
@@ -178,6 +208,11 @@ class Examples:
             case = store.load(name, progress)
             stacked = np.concatenate([case.images, case.truth])
             self._cases.append(torch.from_numpy(stacked).to(device))
+        self._device = device
+        self._simulated = sorted(Path(config.simulated).glob("*.npy")) if config.simulated else []
+        if config.simulated and not self._simulated:
+            raise UserError(f"The folder {config.simulated} holds no simulated patient", "", "Simulate some first.")
+        self._channels = [list(Sequence).index(sequence) for sequence in store.sequences] + [-2, -1]
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         """``images``, ``truth`` and, with a teacher, ``teacher_images`` of one example, each ``(1, ., i, j, k)``."""
@@ -190,6 +225,10 @@ class Examples:
         order = torch.randperm(len(self._cases), generator=_generator(config.seed, 1, epoch))
         chance = _generator(config.seed, 2, number)
         case = self._cases[int(order[place])].float()
+        if self._simulated and float(torch.rand(1, generator=chance)) < config.simulated_share:
+            chosen = int(torch.randint(len(self._simulated), (1,), generator=chance))
+            stored = np.load(self._simulated[chosen], mmap_mode="r")
+            case = torch.from_numpy(stored[self._channels].astype(np.float32)).to(self._device)
         moved = augmentation.spatial(case, config.window, config.spacing_mm, config.augmentation, chance)
         channels, truth = moved[:-2], moved[-2:]
         # Interpolated zeros at the brain's edge are smeared; the brain itself is where signal remains.

@@ -22,6 +22,7 @@ from tests.engine import phantoms
 from trainer import checkpoint, dataset, run
 from trainer.config import Augmentation, Distillation, TrainConfig
 from trainer.events import Event, Finished, Saved, Started, StepEnd, Stopped, Validated, from_line
+from trainer.simulate import SimulatedPatient
 
 CASES = ("anna", "boris", "carla", "dora")
 TINY = {"name": "folded_unet", "args": {"regions": 2, "filters": [4, 8], "blocks": [1, 1]}}
@@ -256,6 +257,38 @@ def test_a_case_is_read_once_and_lies_where_inference_would_put_it(cohort: Path,
     assert core == pytest.approx(np.count_nonzero(expected.tumour_core), rel=0.02)
     with pytest.raises(UserError, match="no patient zora"):
         store.load("zora")
+
+
+def test_examples_come_from_simulated_patients_as_often_as_asked(cohort: Path, tmp_path: Path) -> None:
+    grid = phantoms.grid()
+    bright = {s: Volume(np.where(v.data != 0, 500 - v.data, 0), grid, s) for s, v in phantoms.subject(grid).items()}
+    nothing = np.zeros(grid.shape, np.uint8)
+    patient = SimulatedPatient(
+        Subject("simulated-1", bright), LabelMap(nothing, grid), nothing, nothing, np.zeros((3, *grid.shape))
+    )
+    dataset.save_simulated(patient, 1.0, tmp_path / "simulated")
+    store = dataset.CaseStore(cohort, (Sequence.T1, Sequence.FLAIR), 1.0, tmp_path / "prepared")
+
+    def with_tumour(share: float) -> list[bool]:
+        wanted = config(
+            cohort,
+            sequences=(Sequence.FLAIR,),
+            simulated=str(tmp_path / "simulated"),
+            simulated_share=share,
+            augmentation=Augmentation(shift_mm=2, scaling=0.05, elastic_mm=0),
+        )
+        examples = dataset.Examples(wanted, store, (Sequence.T1, Sequence.FLAIR), torch.device("cpu"), Progress())
+        first = examples[0]
+        assert first["images"].shape == (1, 1, 32, 32, 32)
+        assert first["teacher_images"].shape == (1, 2, 32, 32, 32)
+        assert torch.equal(first["images"], examples[0]["images"])
+        return [bool(examples[number]["truth"].sum() > 1) for number in range(16)]
+
+    assert all(with_tumour(0.0))
+    assert not any(with_tumour(1.0))
+    assert 3 < sum(with_tumour(0.5)) < 13
+    with pytest.raises(UserError, match="holds no simulated patient"):
+        dataset.Examples(config(cohort, simulated=str(tmp_path / "empty")), store, (), torch.device("cpu"), Progress())
 
 
 def test_a_folder_without_truth_is_no_training_set(tmp_path: Path) -> None:
