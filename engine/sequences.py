@@ -383,7 +383,8 @@ def _patient_key(path: Path) -> tuple[str, str]:
     numbered = re.fullmatch(r"(.+)_\d{4}", name)
     if numbered is not None and _channel(path, int(name[-4:])) is not None:
         return numbered[1].lower(), numbered[1]
-    parts = re.split(r"([^A-Za-z0-9+*]+)", name)
+    # Letters of any alphabet: a name that fell out would make two patients one.
+    parts = re.split(r"((?:[^\w+*]|_)+)", name)
     words = [word.lower() for word in parts[::2]]
     end = len(words) - 1
     if words[end] not in _LAST_WORD and words[end] not in _LABEL_WORDS:

@@ -460,6 +460,13 @@ def test_label_volumes_survive_resampling() -> None:
     assert moved.ml(moved.whole_tumour) == pytest.approx(truth.ml(truth.whole_tumour), rel=0.05)
 
 
+def test_patients_whose_names_are_not_latin_are_kept_apart(tmp_path: Path) -> None:
+    for name in ("患者甲_t1", "患者乙_flair", "Иванов_t1", "Müller_t2"):
+        phantoms.write_volume(tmp_path / f"{name}.nii.gz", phantoms.head(phantoms.grid()))
+    found = {subject.name: set(subject.files) for subject in find_subjects(sorted(tmp_path.iterdir()))}
+    assert found == {"患者甲": {T1}, "患者乙": {FLAIR}, "Иванов": {T1}, "Müller": {T2}}
+
+
 def test_a_scan_brought_onto_another_belongs_to_the_same_patient(tmp_path: Path) -> None:
     for name in ("P1_t1", "P1_flair_to_t1", "P1_T2_reg_T1"):
         phantoms.write_volume(tmp_path / f"{name}.nii.gz", phantoms.head(phantoms.grid()))
