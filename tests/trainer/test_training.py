@@ -287,8 +287,9 @@ def test_examples_come_from_simulated_patients_as_often_as_asked(cohort: Path, t
     assert all(with_tumour(0.0))
     assert not any(with_tumour(1.0))
     assert 3 < sum(with_tumour(0.5)) < 13
+    with_none = config(cohort, sequences=(Sequence.T1,), simulated=str(tmp_path / "empty"))
     with pytest.raises(UserError, match="holds no simulated patient"):
-        dataset.Examples(config(cohort, simulated=str(tmp_path / "empty")), store, (), torch.device("cpu"), Progress())
+        dataset.Examples(with_none, store, (), torch.device("cpu"), Progress())
 
 
 def test_a_folder_without_truth_is_no_training_set(tmp_path: Path) -> None:
