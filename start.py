@@ -381,7 +381,9 @@ def _write_down(parts: Sequence[str]) -> None:
         capture_output=True,
         text=True,
     ).stdout.strip()
-    (Path(purelib) / "gliascope.pth").write_text(f"{ROOT}\n", encoding="utf-8")
+    # Escaped: before 3.13 Python reads this file in the system's encoding, which on Windows has not every letter.
+    path = f"import sys; sys.path.append({str(ROOT)!a})\n"
+    (Path(purelib) / "gliascope.pth").write_text(path, encoding="ascii")
     stamp = {"folder": str(ROOT), "python": _python_version(), **{part: fingerprint(part) for part in parts}}
     fresh = STAMP.with_suffix(".new")
     fresh.write_text(json.dumps(stamp, indent=1), encoding="utf-8")

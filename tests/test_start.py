@@ -114,6 +114,15 @@ def project(installed: Path) -> Iterator[Path]:
     stamp.write_text(before)
 
 
+def test_the_way_to_the_app_is_written_without_letters_that_an_encoding_could_lack(project: Path) -> None:
+    [path] = (project / ".venv").rglob("gliascope.pth")
+    assert path.read_bytes().isascii()
+    python = project / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    code = "import app, sys; print(ascii(app.__file__))"
+    done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert Path(ast.literal_eval(done.stdout)).parent == project / "app"
+
+
 def test_the_second_start_installs_nothing_and_says_nothing(project: Path) -> None:
     log = project / ".venv" / "gliascope-install.log"
     before = log.stat().st_mtime_ns
