@@ -400,8 +400,8 @@ def _segment_one(
     network = models.network(choice.card)
     found = inference.segment(subject, choice.card, progress.part(0.15, 0.95), network=network)
     progress.update(0.95, "saving")
-    saved = export.save(found, subject, out, reason=choice.reason)
-    record = export.provenance(found, subject, choice.reason)
+    saved = export.save(found, subject, out, reason=choice.reason, uncertain=files.uncertain)
+    record = export.provenance(found, subject, choice.reason, files.uncertain)
     record["notes"] = [*notes, *record["notes"]]
     return {
         "name": files.name,
@@ -449,7 +449,8 @@ def _with_named(subjects: list[SubjectFiles], named: dict[Sequence, Path]) -> Su
     both = {**found, **named}
     unknown = tuple(path for path in first.unknown if path.resolve() not in theirs)
     ordered = {sequence: both[sequence] for sequence in Sequence if sequence in both}
-    return SubjectFiles(first.name, ordered, unknown, first.segmentation, first.folder)
+    doubted = frozenset(s for s in first.uncertain if s not in named and s in ordered)
+    return SubjectFiles(first.name, ordered, unknown, first.segmentation, first.folder, doubted)
 
 
 def _refuse_same_name(files: SubjectFiles, taken: dict[str, Path]) -> None:

@@ -576,6 +576,7 @@ class Session(QObject):
             desk.opened.subject,
             folder,
             desk.result.choice.reason,
+            frozenset(e.sequence for e in self.entries if e.sequence is not None and e.presence is Presence.UNCERTAIN),
             on_finished=saved,
             on_failed=lambda error: self.fail(error, "Saving stopped"),
             topic="save",

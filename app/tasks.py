@@ -139,9 +139,16 @@ def segment(
     return segmentation, Mask.of(segmentation.label_map, layers)
 
 
-def save(segmentation: Segmentation, subject: Subject, folder: Path, reason: str, progress: Progress) -> Saved:
+def save(
+    segmentation: Segmentation,
+    subject: Subject,
+    folder: Path,
+    reason: str,
+    uncertain: frozenset[Sequence],
+    progress: Progress,
+) -> Saved:
     """Write mask and sidecar, and read them back."""
     from engine import export
 
     progress.check()
-    return export.save(segmentation, subject, folder, reason=reason)
+    return export.save(segmentation, subject, folder, reason=reason, uncertain=uncertain)

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import tomllib
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -53,7 +54,12 @@ class Saved:
 
 
 def save(
-    segmentation: Segmentation, subject: Subject, folder: Path, name: str | None = None, reason: str = ""
+    segmentation: Segmentation,
+    subject: Subject,
+    folder: Path,
+    name: str | None = None,
+    reason: str = "",
+    uncertain: Iterable[Sequence] = (),
 ) -> Saved:
     """Write mask and sidecar; both or neither.
 
@@ -64,6 +70,7 @@ def save(
             of that name, such as a ground truth or a mask corrected by hand, is not.
         name: What to call the outputs; the subject's name by default. What no file name can hold is left out.
         reason: Why this model was chosen, from `registry.choose`.
+        uncertain: Sequences told from a file's name with a doubt that nobody has cleared.
 
     Raises:
         CannotWrite: Nothing was written, and nothing is left behind.
@@ -85,7 +92,7 @@ def save(
                 raise FileExistsError(17, "a folder is in the way", str(target))
         _spare_what_is_not_ours(mask, sidecar)
         nifti.write_label_map(segmentation.label_map, new[0], reference)
-        record = provenance(segmentation, subject, reason)
+        record = provenance(segmentation, subject, reason, uncertain)
         record["mask"] = {"sha256": _sha256(new[0])}
         with new[1].open("wb") as stream:
             stream.write(as_json(record))
@@ -100,10 +107,19 @@ def save(
     return Saved(mask, sidecar, verified)
 
 
-def provenance(segmentation: Segmentation, subject: Subject, reason: str = "") -> dict[str, Any]:
-    """How a result came about, as plain JSON values: what the sidecar and the command line's ``--json`` say."""
+def provenance(
+    segmentation: Segmentation, subject: Subject, reason: str = "", uncertain: Iterable[Sequence] = ()
+) -> dict[str, Any]:
+    """How a result came about, as plain JSON values: what the sidecar and the command line's ``--json`` say.
+
+    Args:
+        segmentation: The result.
+        subject: What was segmented.
+        reason: See `save`.
+        uncertain: See `save`.
+    """
     card = segmentation.card
-    used = set(card.sequences)
+    used, doubted = set(card.sequences), set(uncertain)
     return {
         "format": SIDECAR_FORMAT,
         "software": {"name": "Gliascope", "version": version()},
@@ -120,6 +136,7 @@ def provenance(segmentation: Segmentation, subject: Subject, reason: str = "") -
             "used": [s.value for s in Sequence if s in used],
             "not_used": [s.value for s in subject if s not in used],
             "absent": [s.value for s in Sequence if s not in subject],
+            "uncertain": [s.value for s in subject if s in doubted],
         },
         "inputs": {s.value: {"sha256": _source_sha256(volume.source)} for s, volume in subject.items()},
         "labels": {

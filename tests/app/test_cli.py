@@ -119,7 +119,8 @@ def test_json_says_what_the_sidecar_says_and_where_things_are(
     sidecar = json.loads(Path(subject["sidecar"]).read_text())
     for key in ("model", "reason", "sequences", "volumes_ml", "inputs", "device", "precision", "research_use"):
         assert subject[key] == sidecar[key]
-    assert subject["sequences"] == {"used": ["t2"], "not_used": ["t1"], "absent": ["t1ce", "flair"]}
+    told = {"used": ["t2"], "not_used": ["t1"], "absent": ["t1ce", "flair"], "uncertain": []}
+    assert subject["sequences"] == told
     assert Path(subject["mask"]).is_absolute()
     assert Path(subject["mask"]).exists()
     assert ran.answer["failed"] == []
@@ -188,6 +189,12 @@ def test_what_is_left_out_or_guessed_is_said(run: Run, models: Path, patient: Pa
     phantoms.write_volume(patient / "localiser.nii.gz", phantoms.head(phantoms.grid("LPS")))
     ran = run("segment", patient, "--out", tmp_path / "out")
     assert "localiser.nii.gz was left out" in ran.out
+    (patient / "anna_t2.nii.gz").rename(patient / "t2_tirm_tra.nii.gz")
+    threshold_model.install(models, "student-any", (FLAIR,))
+    ran = run("segment", patient, "--out", tmp_path / "out", "--json")
+    [subject] = ran.answer["subjects"]
+    assert any("t2_tirm_tra.nii.gz was taken for FLAIR" in note for note in subject["notes"])
+    assert json.loads(Path(subject["sidecar"]).read_text())["sequences"]["uncertain"] == ["flair"]
 
 
 def test_other_grids_are_refused_with_the_option_that_brings_them_together(

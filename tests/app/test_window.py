@@ -433,6 +433,24 @@ def test_a_segmentation_alone_is_called_one(window, patient, tmp_path, qtbot, wh
     assert (window.session.stage, window.model.layers) == before
 
 
+def test_a_doubt_about_a_sequence_is_saved_until_somebody_clears_it(window, tmp_path, qtbot):
+    scan = phantoms.write_volume(tmp_path / "P1" / "t2_t1_mix.nii.gz", phantoms.head(phantoms.grid("LPS"), T2))
+    session = window.session
+
+    def doubts(place: str) -> list[str]:
+        session.segment()
+        qtbot.waitUntil(lambda: session.stage is Stage.DONE, timeout=20_000)
+        session.save(tmp_path / place)
+        qtbot.waitUntil(lambda: session.saved is not None, timeout=20_000)
+        return json.loads(session.saved.sidecar.read_text())["sequences"]["uncertain"]
+
+    drop(window, [scan])
+    qtbot.waitUntil(lambda: session.stage is Stage.READY, timeout=20_000)
+    assert doubts("doubted") == ["t2"]
+    session.assign(scan, T2)
+    assert doubts("cleared") == []
+
+
 def test_a_scan_without_orientation_is_shown_with_a_warning_and_not_segmented(window, tmp_path, qtbot):
     head = phantoms.head(phantoms.grid("LPS"), T2)
     scan = phantoms.write(tmp_path / "scan_t2.nii.gz", head.data, np.array(head.grid.affine), sform=0, qform=0)

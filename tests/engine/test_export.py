@@ -81,7 +81,7 @@ def test_the_mask_lies_on_the_scan_and_says_so(orientation: str, tmp_path: Path)
 def test_the_sidecar_tells_how_the_mask_came_about(tmp_path: Path) -> None:
     subject = from_disk(tmp_path / "P1")
     result = a_result(subject)
-    saved = export.save(result, subject, tmp_path / "out", reason="T1 and FLAIR are here.")
+    saved = export.save(result, subject, tmp_path / "out", reason="T1 and FLAIR are here.", uncertain=[FLAIR])
     record = json.loads(saved.sidecar.read_text(encoding="utf-8"))
     assert record["software"] == {"name": "Gliascope", "version": export.version()}
     assert record["research_use"].startswith("Research use only.")
@@ -93,7 +93,8 @@ def test_the_sidecar_tells_how_the_mask_came_about(tmp_path: Path) -> None:
         "files": {"network.bin": "0" * 64},
     }
     assert record["reason"] == "T1 and FLAIR are here."
-    assert record["sequences"] == {"used": ["t1"], "not_used": ["flair"], "absent": ["t1ce", "t2"]}
+    told = {"used": ["t1"], "not_used": ["flair"], "absent": ["t1ce", "t2"], "uncertain": ["flair"]}
+    assert record["sequences"] == told
     scan = tmp_path / "P1" / "P1_flair.nii.gz"
     assert record["inputs"]["flair"] == {"sha256": hashlib.sha256(scan.read_bytes()).hexdigest()}
     assert record["mask"] == {"sha256": hashlib.sha256(saved.mask.read_bytes()).hexdigest()}
