@@ -71,7 +71,7 @@ def jobs(recipe: dict, data: Path, fold: int, names: list[str], simulated: Path)
             f"student-{sequence}",
             "student",
             (sequence,),
-            steps=steps["student"],
+            steps=steps["student"][sequence],
             simulated=str(simulated),
             simulated_share=recipe["simulated"]["share"],
             distillation={
