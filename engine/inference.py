@@ -23,6 +23,8 @@ from engine.volume import FloatArray, LabelMap, Subject, in_words
 
 OVERLAP = 0.5
 NO_TUMOUR = "No tumour was found."
+# No brain is as large; a head with its skull is, and with the noise of the air around it far more.
+LARGEST_BRAIN_ML = 2200
 
 Run = Callable[[FloatArray], FloatArray]
 
@@ -40,7 +42,7 @@ class Segmentation:
         device: ``"CPU"`` or ``"CUDA"``.
         precision: ``"bf16"`` or ``"fp32"``.
         seconds: From the call to the masks.
-        notes: Sentences the user should read: steps down the memory ladder, nothing found.
+        notes: Sentences the user should read: steps down the memory ladder, a skull that is still there, nothing found.
     """
 
     label_map: LabelMap
@@ -110,7 +112,11 @@ def segment(
         device=network.device,
         precision=network.precision,
         seconds=time.perf_counter() - started,
-        notes=(*network.fallbacks, *(() if volumes_ml[WHOLE_TUMOUR] else (NO_TUMOUR,))),
+        notes=(
+            *network.fallbacks,
+            *_more_than_a_brain(np.count_nonzero(prepared.brain) * subject.grid.voxel_ml),
+            *(() if volumes_ml[WHOLE_TUMOUR] else (NO_TUMOUR,)),
+        ),
     )
 
 
@@ -203,6 +209,15 @@ def _run(network: Network, prepared: Prepared, progress: Progress) -> FloatArray
             return blend(prepared.tensor, network.window, network.run, network.card.mirror_axes, progress)
         # Out here, since a caught exception keeps alive what it failed with.
         network.step_down()
+
+
+def _more_than_a_brain(signal_ml: float) -> tuple[str, ...]:
+    if signal_ml <= LARGEST_BRAIN_ML:
+        return ()
+    return (
+        f"The scans show more than a brain ({signal_ml:,.0f} ml hold signal). The models know scans without the skull "
+        "only: remove it first, and do not trust this result.",
+    )
 
 
 def _importance(window: tuple[int, int, int]) -> FloatArray:

@@ -242,6 +242,16 @@ def test_a_changed_model_is_refused_before_anything_runs(tmp_path: Path) -> None
         inference.segment(phantoms.subject(), card)
 
 
+@pytest.mark.parametrize(("scale", "warned"), [(7.0, False), (8.0, True)])
+def test_a_head_with_its_skull_is_said_to_be_more_than_a_brain(finder: ModelCard, scale: float, warned: bool) -> None:
+    # The phantom's head has 4.7 ml; eight times as wide it is as large as a head with everything on it.
+    small = phantoms.subject()
+    wide = Grid(small.grid.shape, np.diag([scale, scale, scale, 1.0]) @ small.grid.affine)
+    subject = Subject("x", {s: replace(volume, grid=wide) for s, volume in small.items()})
+    found = inference.segment(subject, replace(finder, spacing_mm=scale))
+    assert [("more than a brain" in note) for note in found.notes] == ([True] if warned else [])
+
+
 def test_nothing_found_is_said(tmp_path: Path) -> None:
     card = tiny_models.make_card((FLAIR,))
     card = tiny_models.arithmetic(tmp_path / "m", lambda x: x.repeat(1, 2, 1, 1, 1) * 0 - 9, card)
