@@ -148,6 +148,7 @@ class Session(QObject):
         self._jobs = jobs
         self._stage = Stage.EMPTY
         self._desk = _Desk()
+        self._next: _Desk | None = None
         self._patients: list[SubjectFiles] = []
         self._problem: Problem | None = None
         self._job: Job | None = None
@@ -297,8 +298,8 @@ class Session(QObject):
 
     def assign(self, path: Path, sequence: Sequence) -> None:
         """Say which sequence a file is; a file that was taken for it takes the other's place."""
-        desk = self._desk
-        if desk.files is None:
+        desk = self._desk_with(path)
+        if desk is None or desk.files is None:
             return
         files = dict(desk.files.files)
         before = next((s for s, p in files.items() if p == path), None)
@@ -323,8 +324,8 @@ class Session(QObject):
 
     def leave_out(self, path: Path) -> None:
         """Go on without a file."""
-        desk = self._desk
-        if desk.files is None:
+        desk = self._desk_with(path)
+        if desk is None or desk.files is None:
             return
         files = {s: p for s, p in desk.files.files.items() if p != path}
         unknown = tuple(p for p in desk.files.unknown if p != path)
@@ -333,6 +334,17 @@ class Session(QObject):
             self.close()
             return
         self._load(_with_files(desk, replace(desk.files, files=files, unknown=unknown)), new=False)
+
+    def _desk_with(self, path: Path) -> _Desk | None:
+        """The desk that a wish about a file is to change, if any.
+
+        While the last wish is being read it is that one: two files named quickly are two files named. While another
+        patient is on the way there is nothing left to wish for.
+        """
+        desk = self._next if self._stage is Stage.LOADING else self._desk
+        if desk is None or desk.files is None or path not in (*desk.files.files.values(), *desk.files.unknown):
+            return None
+        return desk
 
     def choose_volume(self, path: Path, index: int) -> None:
         """Take one volume, counted from 0, of a file that holds several."""
@@ -365,7 +377,7 @@ class Session(QObject):
         """Clear the desk."""
         for topic in ("open", "segment", "save"):
             self._jobs.drop(topic)
-        self._desk = _Desk()
+        self._desk, self._next = _Desk(), None
         self._patients = []
         self.model.set_layers({})
         self._tell(None)
@@ -373,6 +385,7 @@ class Session(QObject):
         self._changed()
 
     def _start_reading(self) -> None:
+        self._next = None
         # A mask of the patient before must not arrive among what is coming.
         self._jobs.drop("segment")
         self._tell(None)
@@ -421,9 +434,11 @@ class Session(QObject):
     def _load(self, desk: _Desk, new: bool) -> None:
         assert desk.files is not None
         self._jobs.drop("segment")
+        self._next = desk
         self._begin(Stage.LOADING)
 
         def loaded(opened: Opened) -> None:
+            self._next = None
             desk.opened = opened
             self._desk = desk
             self.model.set_layers(opened.layers, keep_place=not new)
@@ -621,6 +636,7 @@ class Session(QObject):
 
     def _back(self) -> None:
         """To where the session was before the last job."""
+        self._next = None
         if self._desk.result is not None:
             self._begin(Stage.DONE)
         else:

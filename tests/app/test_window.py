@@ -192,6 +192,28 @@ def test_an_unknown_file_is_shown_and_asked_for(window, tmp_path, qtbot):
     assert window.session.entries[2].presence is Presence.PRESENT
 
 
+def test_two_unknown_files_named_quickly_are_both_named(window, tmp_path, qtbot):
+    places = [tmp_path / "odd" / name for name in ("first.nii.gz", "second.nii.gz")]
+    for path, sequence in zip(places, (T1, T2), strict=True):
+        phantoms.write_volume(path, phantoms.head(phantoms.grid("LPS"), sequence))
+    drop(window, [tmp_path / "odd"])
+    qtbot.waitUntil(lambda: window.session.stage is Stage.READY, timeout=20_000)
+    window.session.assign(places[0], T1)
+    window.session.assign(places[1], T2)
+    qtbot.waitUntil(lambda: window.session.stage is Stage.READY, timeout=20_000)
+    assert set(window.model.layers) == {T1, T2}
+    assert window.session.choice is not None
+
+
+def test_a_wish_about_a_file_does_not_stop_another_patient_on_the_way(loaded, patient, tmp_path, qtbot):
+    other = phantoms.write_subject(tmp_path / "other", sequences=(T2,))
+    loaded.session.open([other])
+    loaded.session.assign(patient / "patient_t1.nii.gz", FLAIR)
+    loaded.session.leave_out(patient / "patient_t1.nii.gz")
+    qtbot.waitUntil(lambda: loaded.session.stage is Stage.READY, timeout=20_000)
+    assert loaded.session.name == "other"
+
+
 def test_two_files_can_change_places(loaded, qtbot):
     before = {entry.sequence: entry.path for entry in loaded.session.entries}
     loaded.layers.row(T1).assigned.emit(before[T1], T1CE)
