@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from engine import networks, runtime
-from engine.errors import UserError
+from engine.errors import CannotWrite, UserError
 from engine.model_card import REGIONS, TUMOUR_CORE, WHOLE_TUMOUR, Architecture, ModelCard, Role
 from trainer.config import TrainConfig
 
@@ -164,8 +164,13 @@ def export(
     partial.mkdir(parents=True)
     runtime.export(network, len(config.sequences), config.window, partial)
     card.write(partial)
-    shutil.rmtree(folder, ignore_errors=True)
+    # The old model stays until the new one is whole and in its place.
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
     os.replace(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)
     return ModelCard.read(folder)
 
 
@@ -175,11 +180,17 @@ def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tens
 
 def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial, metadata or None)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    _read(partial)
-    os.replace(partial, path)
+    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    try:
+        save_file(whole, partial, metadata or None)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        _read(partial)
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        what = f"{path.name} could not be written to {path.parent.name}"
+        raise CannotWrite(what, str(error), "Check the free space; the state before it is still there.") from error
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -188,5 +199,5 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads(  # noqa: SIM118 - no mapping
                 json.dumps(file.metadata() or {})
             )
-    except Exception as error:  # safetensors raises its own type, which it does not export everywhere
+    except (OSError, SafetensorError) as error:
         raise UserError(f"{path.name} is damaged", str(error), "Delete it to start this run again.") from error

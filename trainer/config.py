@@ -119,6 +119,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "sequences", tuple(Sequence(s) for s in self.sequences))
         object.__setattr__(self, "window", tuple(int(n) for n in self.window))
+        if len(self.window) != 3:
+            raise ValueError(f"a window has three sizes, got {self.window}")
         object.__setattr__(self, "train_cases", tuple(self.train_cases))
         object.__setattr__(self, "validation_cases", tuple(self.validation_cases))
         if self.role not in ROLES:
@@ -169,7 +171,10 @@ class TrainConfig:
             raise UserError(f"{name} is not a training config", f"no JSON at {where}", "Mend that place.") from error
         if not isinstance(fields, dict):
             raise UserError(f"{name} is not a training config", "it holds no fields", "Start from one in configs.")
-        if int(fields.pop("format", FORMAT)) > FORMAT:
+        version = fields.pop("format", FORMAT)
+        if not isinstance(version, int):
+            raise UserError(f"{name} is not a training config", "its format is no number", "Start from one in configs.")
+        if version > FORMAT:
             raise UserError(f"{name} comes from a newer Gliascope", "", "Update this one, or make the config again.")
         try:
             if fields.get("distillation") is not None:

@@ -71,16 +71,16 @@ def _claim(folder: Path, config: TrainConfig) -> None:
     from trainer import checkpoint
 
     path = folder / checkpoint.CONFIG
-    text = config.to_json()
     if path.exists():
-        if path.read_text(encoding="utf-8") != text:
+        # Compared by meaning: a field added since then has the value it had all along.
+        if TrainConfig.read(path) != config:
             what = f"The folder {folder.name} belongs to another training"
             raise UserError(what, "its config differs", "Choose another folder, or delete that one.")
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(config.to_json(), encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
         raise UserError(f"The folder {folder} cannot be written", str(error), "Choose another folder.") from error

@@ -40,6 +40,8 @@ def test_a_config_survives_its_file(tmp_path: Path) -> None:
         ({"distillation": {"weight": -1}}, "weight"),
         ({"steps": 50}, "warm-up"),
         ({"window": [80, 96, 70]}, "multiples of 16"),
+        ({"window": [80, 96]}, "three sizes"),
+        ({"format": "new"}, "no number"),
         ({"sequences": ["t1", "t1"]}, "once"),
         ({"sequences": ["pet"]}, "pet"),
         ({"colour": "blue"}, "colour"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from engine import networks, nifti, registry, sequences
-from engine.errors import Cancelled, UserError
+from engine.errors import Cancelled, CannotWrite, UserError
 from engine.inference import segment
 from engine.metrics import dice
 from engine.progress import Progress
@@ -215,6 +216,31 @@ def test_a_folder_of_another_run_is_left_alone(cohort: Path, tmp_path: Path) -> 
     with pytest.raises(UserError, match="belongs to another training"):
         train(config(cohort, steps=5, validate_every=0), tmp_path / "run")
     assert (tmp_path / "run" / checkpoint.WEIGHTS).read_bytes() == weights
+
+
+def test_a_run_goes_on_although_the_config_has_new_fields_since(cohort: Path, tmp_path: Path) -> None:
+    wanted = config(cohort, steps=4, validate_every=0)
+    train(wanted, tmp_path / "run")
+    older = json.loads((tmp_path / "run" / checkpoint.CONFIG).read_text())
+    del older["simulated"]
+    (tmp_path / "run" / checkpoint.CONFIG).write_text(json.dumps(older))
+    assert train(wanted, tmp_path / "run") == []
+
+
+def test_a_full_disk_leaves_the_state_before(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = config(cohort, steps=60, validate_every=0)
+    with pytest.raises(Cancelled):
+        train(wanted, tmp_path / "run", stop_after=25)
+    before = (tmp_path / "run" / checkpoint.STATE).read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(CannotWrite, match="No space left"):
+        train(wanted, tmp_path / "run", stop_after=50)
+    assert (tmp_path / "run" / checkpoint.STATE).read_bytes() == before
+    assert not list((tmp_path / "run").glob(".*"))
 
 
 def test_a_damaged_state_is_named(cohort: Path, tmp_path: Path) -> None:
