@@ -231,6 +231,7 @@ def export(network: nn.Module, channels: int, window: Window, folder: Path) -> N
     }
     network.load_state_dict(halves)
     save_file({name: value.contiguous() for name, value in halves.items()}, folder / WEIGHTS)
+    (folder / WEIGHTS).chmod(0o644)  # safetensors keeps its files from everybody else; a model is there to be shared
     with torch.no_grad(), warnings.catch_warnings():
         # torch warns about the way OpenVINO traces, and about sizes it takes for fixed; other sizes are tested.
         warnings.simplefilter("ignore")
