@@ -29,14 +29,24 @@ from trainer import checkpoint
 from trainer.dataset import find_cases
 
 ROOT = Path(__file__).resolve().parent.parent
-MODELS = ("teacher", "baseline-t1", "student-t1", "student-t1ce", "student-t2", "student-flair")
+# Models and the runs they are made of. The teacher that taught the students is measured, a later one is shipped.
+MODELS = {
+    "teacher": "teacher-shipped",
+    "first-teacher": "teacher",
+    "baseline-t1": "baseline-t1",
+    "student-t1": "student-t1",
+    "student-t1ce": "student-t1ce",
+    "student-t2": "student-t2",
+    "student-flair": "student-flair",
+}
+NOT_SHIPPED = ("first-teacher",)
 COLUMNS = ("model", "fold", "case", "threshold", "region", "dice", "hd95_mm", "volume_ml", "truth_ml")
 # Networks trained on few patients miss more than they invent, so lower thresholds are tried too.
 THRESHOLDS = (0.3, 0.4, 0.5)
 Row = dict[str, str]
 DATA = (
     "Real glioma patients of BraTS 2018 and BraTS 2021: multi-centre, skull-stripped, co-registered, 1 mm; "
-    "expert labels. Students also saw simulated patients. No image of a real patient is part of this model."
+    "expert labels. Teacher and students also saw simulated patients; the baseline did not. No image of a real patient is part of this model."
 )
 LICENCE = (
     "Weights: for research use. Trained on BraTS data, whose terms ask for non-commercial research use "
@@ -160,8 +170,8 @@ def main() -> None:
             rows = list(csv.DictReader(file))
     done = {(row["model"], row["fold"]) for row in rows}
     for fold in arguments.folds:
-        for model in MODELS:
-            run = arguments.runs / f"fold{fold}-{model}"
+        for model, suffix in MODELS.items():
+            run = arguments.runs / f"fold{fold}-{suffix}"
             folder = arguments.runs / "models" / f"fold{fold}" / model
             if not (run / checkpoint.WEIGHTS).exists():
                 continue
@@ -196,6 +206,8 @@ def main() -> None:
         else:
             hows[model] = f"cross-validated by patient, {len(used)} folds of {len(recipe['folds'])}"
         how = hows[model]
+        if model in NOT_SHIPPED:
+            continue
         source = arguments.runs / "models" / f"fold{arguments.ship}" / model
         target = ROOT / "assets" / "models" / model
         shutil.rmtree(target, ignore_errors=True)

@@ -2,8 +2,9 @@
 
     python -m scripts.train_models configs/first_generation.json --data COHORT --runs RUNS --fold 0
 
-Stages: a pre-training on random subsets of the four sequences; from it the teacher; taught by the teacher, on real and
-simulated patients, one student a sequence; and on real patients alone, the T1 baseline. The simulated patients lie in
+Stages: a pre-training on random subsets of the four sequences; from it the teacher that teaches; taught by it, on real
+and simulated patients, one student a sequence; on the same patients, the four-sequence teacher that is shipped; and on
+real patients alone, the T1 baseline. The simulated patients lie in
 RUNS/simulated, made by ``python -m scripts.simulate_cohort``. Runs that do not wait for each other go side by side, one
 CPU thread each.
 """
@@ -81,7 +82,15 @@ def jobs(recipe: dict, data: Path, fold: int, names: list[str], simulated: Path)
             },
         )
         wanted.append(Job(student, (teacher.name,)))
-    return wanted
+    shipped = config(
+        "teacher-shipped",
+        "teacher",
+        every,
+        steps=steps["teacher-shipped"],
+        simulated=str(simulated),
+        simulated_share=recipe["simulated"]["share"],
+    )
+    return [*wanted, Job(shipped)]
 
 
 def main() -> int:
