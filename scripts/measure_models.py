@@ -46,7 +46,8 @@ THRESHOLDS = (0.3, 0.4, 0.5)
 Row = dict[str, str]
 DATA = (
     "Real glioma patients of BraTS 2018 and BraTS 2021: multi-centre, skull-stripped, co-registered, 1 mm; "
-    "expert labels. Teacher and students also saw simulated patients; the baseline did not. No image of a real patient is part of this model."
+    "expert labels. Teacher and students also saw simulated patients; the baseline did not. No image of a real "
+    "patient is part of this model."
 )
 LICENCE = (
     "Weights: for research use. Trained on BraTS data, whose terms ask for non-commercial research use "
