@@ -74,7 +74,8 @@ class SegmentPanel(Section):
         choice, stage = session.choice, session.stage
         working = stage in (Stage.SEGMENTING, Stage.STOPPING)
         if choice is not None:
-            self.title.setText(choice.card.title)
+            title = choice.card.title
+            self.title.setText(title[:1].upper() + title[1:])
             self.reason.setText(choice.reason)
         else:
             self.title.setText("")
