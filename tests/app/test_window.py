@@ -140,7 +140,7 @@ def test_one_sequence_is_enough_and_the_others_are_said_to_be_absent(window, pat
     qtbot.waitUntil(lambda: window.session.stage is Stage.READY, timeout=20_000)
     states = {entry.sequence: entry.presence for entry in window.session.entries}
     assert states == {T1: Presence.ABSENT, T1CE: Presence.ABSENT, T2: Presence.PRESENT, FLAIR: Presence.ABSENT}
-    assert window.segment.title.text() == "student t2"
+    assert window.segment.title.text() == "Student t2"
     assert "0.80" in window.layers.advice.text(), "what adding the others would bring"
 
 
