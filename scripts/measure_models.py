@@ -4,9 +4,9 @@
 
 Every finished run of the folds is exported and run through the engine, exactly as the application runs it, on the
 held-out patients of its fold, with its own sequences alone: one row a patient, model, region and threshold in
-docs/results/<recipe>.csv. The threshold a fold is scored with is the one that did best on the *other* folds' patients,
-so no patient has a say in his own score; with a single fold it stays at one half. The models of one fold are shipped,
-with what was measured on their cards, and docs/models.md is written from the same rows.
+docs/results/<recipe>.csv. The threshold a patient is scored with is the one that did best on the *other* held-out
+patients, so nobody has a say in his own score. The models of one fold are shipped with the threshold that is best on
+all of them and with what was measured on their cards; docs/models.md is written from the same rows.
 """
 
 from __future__ import annotations
@@ -105,11 +105,11 @@ def best_threshold(rows: list[Row]) -> float:
 
 
 def fairly_thresholded(rows: list[Row]) -> list[Row]:
-    """Of one model's rows those at the threshold that the other folds' patients chose."""
+    """Of one model's rows those at the threshold that the other patients chose."""
     kept = []
-    for fold in sorted({row["fold"] for row in rows}):
-        chosen = best_threshold([row for row in rows if row["fold"] != fold])
-        kept += [row for row in rows if row["fold"] == fold and float(row["threshold"]) == chosen]
+    for case in sorted({row["case"] for row in rows}):
+        chosen = best_threshold([row for row in rows if row["case"] != case])
+        kept += [row for row in rows if row["case"] == case and float(row["threshold"]) == chosen]
     return kept
 
 
@@ -134,8 +134,8 @@ def table(rows: dict[str, list[Row]], recipe: str, command: str, hows: dict[str,
         "",
         "Real patients that the network was not trained on. Dice and 95th percentile Hausdorff distance on the scans' "
         "own 1 mm grid; mean and standard deviation over patients. Where a region is empty in truth and mask alike "
-        "Dice counts 1, in only one of them 0. The threshold of each fold was chosen on the other folds; it is one "
-        "half where there is only one fold.",
+        "Dice counts 1, in only one of them 0. The threshold each patient is scored with was chosen on the other "
+        "held-out patients.",
         "",
         "| model | patients | measured | WT Dice | WT median | core Dice | core median | WT HD95 mm | core HD95 mm |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -195,8 +195,7 @@ def main() -> None:
     for model in MODELS:
         if own := [row for row in rows if row["model"] == model]:
             by_model[model] = fairly_thresholded(own)
-            several = len({row["fold"] for row in own}) > 1
-            shipped_threshold[model] = best_threshold(own) if several else 0.5
+            shipped_threshold[model] = best_threshold(own)
     patients = len(find_cases(arguments.data))
     hows = {}
     for model, own in by_model.items():
