@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from app import DEMO
 from engine.errors import Cancelled, CannotWrite, ChooseVolume, GridMismatch, SequenceProblem, UserError
 from engine.progress import Progress
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from engine.sequences import SubjectFiles
     from engine.volume import Sequence, Subject
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
-DEMO = ASSETS / "demo"
 REGION_TITLES = {"whole_tumour": "Whole tumour", "tumour_core": "Core"}
 
 gliascope = typer.Typer(
@@ -230,10 +229,11 @@ def evaluate(
 ) -> int:
     """Measure Dice and HD95 on patients with a ground truth, each segmented as if it were new."""
     from app import cohort
+    from engine import sequences
 
     wanted = _sequences(only)
     convention = _convention(labels)
-    cases = cohort.cases_with_truth(folders)
+    cases = sequences.with_truth(folders)
     models = cohort.Models(None if model == "auto" else model, device)
     for problem in models.problems:
         say(str(problem))

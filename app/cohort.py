@@ -6,8 +6,7 @@ import csv
 import io
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine import inference, metrics, nifti, registry, runtime, sequences
@@ -110,20 +109,6 @@ def _spread(name: str, values: list[float]) -> dict[str, float]:
         f"{name}_sd": statistics.stdev(values) if len(values) > 1 else 0.0,
         f"{name}_median": statistics.median(values),
     }
-
-
-def cases_with_truth(paths: Iterable[Path]) -> list[SubjectFiles]:
-    """The patients of a cohort that have a ground truth.
-
-    Raises:
-        UserError: None has.
-    """
-    found = list(paths)
-    cases = [subject for subject in sequences.find_subjects(found) if subject.segmentation is not None]
-    if not cases:
-        names = ", ".join(path.name for path in found)
-        raise UserError(f"{names} holds no patient with a ground truth", "", "Choose the folder above the patients'.")
-    return cases
 
 
 def patients_learnt_from(card: ModelCard) -> frozenset[str]:
@@ -231,10 +216,8 @@ def _score(
         raise UserError(f"{case.name} has no {lacking[0].title}", "", "Leave the patient or the sequence out.")
     card = models.choose(only or tuple(case.files)).card
     # Only what the model sees is read: nothing of the other sequences can leak, and their faults do not matter.
-    files = SubjectFiles(
-        case.name, {sequence: case.files[sequence] for sequence in card.sequences}, (), case.segmentation, case.folder
-    )
-    subject = sequences.load(files, progress=progress.part(0.0, 0.2))
+    own = {sequence: case.files[sequence] for sequence in card.sequences}
+    subject = sequences.load(replace(case, files=own), progress=progress.part(0.0, 0.2))
     found = inference.segment(subject, card, progress.part(0.2, 1.0), network=models.network(card))
     assert case.segmentation is not None
     scores = metrics.score(found.label_map, nifti.read_label_map(case.segmentation, meaning))

@@ -34,6 +34,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from app import DEMO
 from app.cards import Banner, Card, DropTargets, about_card, first_run_card, shortcut_card
 from app.controls import ElidedLabel, IconButton, Segments, action, label
 from app.jobs import Jobs
@@ -41,7 +42,7 @@ from app.layers_panel import LayersPanel
 from app.ortho_view import OrthoView
 from app.readout import Readout
 from app.segment_panel import ResultPanel, SegmentPanel
-from app.session import DEMO, Session, Stage
+from app.session import Session, Stage
 from app.settings import Settings
 from app.theme import Theme
 from app.viewer_model import Plane, ViewerModel

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, Signal
 
-from app import tasks
+from app import DEMO, tasks
 from app.jobs import Job, Jobs, Queue
 from app.tasks import Opened, SeveralVolumes
-from app.theme import ASSETS
 from app.viewer_model import Mask, ViewerModel
 from engine.errors import MissingSequence, SequenceProblem, UnreadableImage, UserError
 from engine.volume import Sequence, Subject, in_words
@@ -30,16 +29,11 @@ if TYPE_CHECKING:
     from engine.registry import Choice
     from engine.sequences import SubjectFiles
 
-DEMO = ASSETS / "demo"
-
 # Before this share of the work is done, seconds left are a guess that only unsettles.
 ESTIMATE_FROM = 0.08
 
 
 SIDES_ARE_GUESSED = "A scan does not say which way the head lies in it; its letters carry a question mark."
-
-# Dice; less does not show in two digits.
-WORTH_SAYING = 0.01
 
 
 class Stage(Enum):
@@ -220,7 +214,7 @@ class Session(QObject):
             return one_more
         best = registry.choose(tuple(Sequence), opened.listing.models).card
         now, then = choice.card.mean_dice, best.mean_dice
-        if now is None or then is None or then - now < WORTH_SAYING:
+        if now is None or then is None or then - now < registry.WORTH_SAYING:
             return ""
         absent = [sequence for sequence in best.sequences if sequence not in opened.subject]
         return (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.viewer_model import Layer, LayerKey, Mask
-from engine.errors import ChooseVolume, GridMismatch, SequenceProblem
+from engine.errors import ChooseVolume, GridMismatch
 from engine.progress import Progress
 from engine.volume import Sequence, Subject, Volume
 
@@ -91,12 +91,7 @@ def read(files: SubjectFiles, indices: dict[Path, int], resample: bool, progress
                 volumes[sequence] = _read_one(path, sequence, indices)
     for path in files.unknown:
         volumes[path] = _read_one(path, None, indices)
-        if sequences.looks_like_segmentation(volumes[path]):
-            raise SequenceProblem(
-                f"{path.name} is a segmentation, not an MRI scan",
-                "its voxels are a few labels",
-                "Choose the scan it was drawn on.",
-            )
+        sequences.require_scan(volumes[path], path)
     layers: dict[LayerKey, Layer] = {}
     for number, (key, volume) in enumerate(volumes.items()):
         progress.update(0.8 + 0.2 * number / len(volumes), f"looking through {volume.name}")

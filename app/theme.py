@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import qtawesome
 from PySide6.QtCore import QObject, Qt, Signal
 from PySide6.QtGui import QColor, QFont, QFontDatabase, QGuiApplication, QIcon, QPalette
 from PySide6.QtWidgets import QApplication, QToolTip
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
+from app import ASSETS
 
 # Okabe and Ito: told apart by people who see red and green alike.
 WHOLE_TUMOUR = "#56B4E9"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine import nifti
 from engine.errors import CannotWrite, UnreadableImage
-from engine.model_card import RESEARCH_USE
+from engine.model_card import RESEARCH_USE, sha256
 from engine.volume import REST_OF_WHOLE_TUMOUR, TUMOUR_CORE, Sequence, Subject, in_words
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def save(
         _spare_what_is_not_ours(mask, sidecar)
         nifti.write_label_map(segmentation.label_map, new[0], reference)
         record = provenance(segmentation, subject, reason, uncertain)
-        record["mask"] = {"sha256": _sha256(new[0])}
+        record["mask"] = {"sha256": sha256(new[0])}
         with new[1].open("wb") as stream:
             stream.write(as_json(record))
             stream.flush()
@@ -199,7 +199,7 @@ def _spare_what_is_not_ours(mask: Path, sidecar: Path) -> None:
     there, why = (mask if mask.exists() else sidecar), "it was not made by Gliascope"
     if nifti.made_by_gliascope(mask):
         recorded = json.loads(sidecar.read_text(encoding="utf-8")).get("mask")
-        if not mask.exists() or recorded == {"sha256": _sha256(mask)}:
+        if not mask.exists() or recorded == {"sha256": sha256(mask)}:
             return
         why = "it was changed after Gliascope made it"
     raise CannotWrite(
@@ -256,13 +256,8 @@ def _source_sha256(source: Path | None) -> str | None:
     if source is None:
         return None
     with suppress(OSError):
-        return _sha256(source)
+        return sha256(source)
     return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _missing_folders(folder: Path) -> list[Path]:

@@ -21,10 +21,7 @@ from numpy.typing import NDArray
 
 from engine.errors import GridMismatch
 from engine.model_card import TUMOUR_CORE, WHOLE_TUMOUR
-from engine.volume import LabelMap
-
-Mask = NDArray[np.bool_]
-Box = tuple[slice, slice, slice]
+from engine.volume import Box, LabelMap, Mask, bounding_box
 
 # Pieces that touch at a corner are one lesion, as ITK-SNAP and the BraTS lesion-wise scores count them.
 _CONNECTIVITY = 26
@@ -145,17 +142,6 @@ def without_small_pieces(mask: Mask, voxel_ml: float, minimum_ml: float) -> Mask
     cleaned = np.zeros_like(mask)
     cleaned[box] = keep[pieces]
     return cleaned
-
-
-def bounding_box(mask: Mask) -> Box | None:
-    """The smallest box around a mask ``(I, J, K)``, or ``None`` where it is empty."""
-    flat = np.any(mask, axis=2)
-    found = [np.flatnonzero(np.any(flat, axis=1)), np.flatnonzero(np.any(flat, axis=0))]
-    if not found[0].size:
-        return None
-    i, j = (slice(int(where[0]), int(where[-1]) + 1) for where in found)
-    where = np.flatnonzero(np.any(mask[i, j], axis=(0, 1)))
-    return (i, j, slice(int(where[0]), int(where[-1]) + 1))
 
 
 def _surface(mask: Mask, box: Box) -> NDArray[np.float64]:

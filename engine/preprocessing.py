@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.progress import Progress
-from engine.volume import FloatArray, Grid, Sequence, Subject
+from engine.volume import FloatArray, Grid, Sequence, Subject, bounding_box
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -132,7 +132,8 @@ def prepare(subject: Subject, preparation: Preparation, progress: Progress | Non
         brain |= signal
 
     turned_brain = to_canonical(brain, axes, signs)
-    box = _bounding_box(turned_brain)
+    i, j, k = (slice(0, n) for n in turned_brain.shape)
+    box = bounding_box(turned_brain) or (i, j, k)
     native_spacing = [grid.spacing[axes.index(world)] for world in range(3)]
     forward, backward = [], []
     for axis in range(3):
@@ -179,19 +180,6 @@ def _background(data: FloatArray) -> float:
     corners = data[:: max(1, data.shape[0] - 1), :: max(1, data.shape[1] - 1), :: max(1, data.shape[2] - 1)]
     first = float(corners.flat[0])
     return first if bool((corners == first).all()) else 0.0
-
-
-def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    """The smallest box around ``mask``; everything where the mask is empty."""
-    if not mask.any():
-        return (slice(0, mask.shape[0]), slice(0, mask.shape[1]), slice(0, mask.shape[2]))
-    slices = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        occupied: NDArray[np.bool_] = np.any(mask, axis=others)
-        slices.append(slice(int(occupied.argmax()), len(occupied) - int(occupied[::-1].argmax())))
-    i, j, k = slices
-    return i, j, k
 
 
 def _normalise(data: FloatArray, inside: NDArray[np.bool_], clip: float) -> FloatArray:

@@ -17,7 +17,7 @@ from engine.volume import Sequence, in_words
 
 SHIPPED = Path(__file__).resolve().parent.parent / "assets" / "models"
 
-_WORTH_SAYING = 0.01  # Dice; less than that does not show in two digits
+WORTH_SAYING = 0.01  # Dice; less than that does not show in two digits
 
 
 @dataclass(frozen=True)
@@ -238,14 +238,14 @@ def _gains(now: ModelCard | None, then: ModelCard) -> str:
     """What a better model reaches, in words; empty when it is no better, or when one of the two was never measured."""
     after = then.mean_dice
     before = None if now is None else now.mean_dice
-    if after is None or (now is not None and (before is None or after - before < _WORTH_SAYING)):
+    if after is None or (now is not None and (before is None or after - before < WORTH_SAYING)):
         return ""
     parts = []
     for region, title in ((WHOLE_TUMOUR, "whole tumour"), (TUMOUR_CORE, "core")):
         reached, had = then.dice(region) or 0.0, 0.0 if now is None else now.dice(region) or 0.0
         if now is None:
             parts.append(f"{title} {reached:.2f}")
-        elif abs(reached - had) >= _WORTH_SAYING:  # a loss is said too
+        elif abs(reached - had) >= WORTH_SAYING:  # a loss is said too
             parts.append(f"{title} {reached:.2f} instead of {had:.2f}")
     return " and ".join(parts)
 

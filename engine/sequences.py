@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import nifti
-from engine.errors import GridMismatch, SequenceProblem, UnreadableImage
+from engine.errors import GridMismatch, SequenceProblem, UnreadableImage, UserError
 from engine.progress import Progress
 from engine.volume import Grid, LabelMap, Sequence, Subject, Volume
 
@@ -169,6 +169,16 @@ def looks_like_segmentation(volume: Volume) -> bool:
     return bool(lowest >= 0 and highest <= 10 and np.array_equal(values, np.rint(values)))
 
 
+def require_scan(volume: Volume, path: Path) -> None:
+    """Make sure that a file holds an image, not labels.
+
+    Raises:
+        SequenceProblem: Its voxels are labels.
+    """
+    if looks_like_segmentation(volume):
+        raise _not_a_scan(path, "its voxels are a few labels")
+
+
 def find_subjects(paths: Iterable[Path]) -> list[SubjectFiles]:
     """Group files and folders into patients.
 
@@ -198,6 +208,20 @@ def find_subjects(paths: Iterable[Path]) -> list[SubjectFiles]:
                 f"{nifti.shown(path)} is not a NIfTI image by its name", "", "Choose .nii or .nii.gz files."
             )
     return _named_apart([*_group(loose, None), *found])
+
+
+def with_truth(paths: Iterable[Path]) -> list[SubjectFiles]:
+    """The patients of a cohort that have a ground truth, each with a name of its own.
+
+    Raises:
+        UserError: None has.
+    """
+    found = list(paths)
+    cases = [subject for subject in find_subjects(found) if subject.segmentation is not None]
+    if not cases:
+        names = ", ".join(path.name for path in found)
+        raise UserError(f"{names} holds no patient with a ground truth", "", "Choose the folder above the patients'.")
+    return cases
 
 
 def load(
@@ -240,13 +264,8 @@ def load(
             volumes[sequence] = job.result()
     finally:
         pool.shutdown(cancel_futures=True)
-    for volume in volumes.values():
-        if looks_like_segmentation(volume):
-            raise SequenceProblem(
-                f"{nifti.shown(files.files[volume.sequence or reference])} is a segmentation, not an MRI scan",
-                "its voxels are a few labels",
-                "Choose the scan it was drawn on.",
-            )
+    for sequence, volume in volumes.items():
+        require_scan(volume, files.files[sequence])
     for done, sequence in enumerate(others, len(volumes)):
         progress.update(done / steps, f"bringing {sequence.title} onto the grid of {reference.title}")
         volumes[sequence] = _onto(volumes[sequence], volumes[reference])
@@ -541,9 +560,7 @@ def _named_apart(subjects: list[SubjectFiles]) -> list[SubjectFiles]:
         while name.lower() in taken:
             name, number = f"{stem}_{number}", number + 1
         taken.add(name.lower())
-        apart.append(
-            SubjectFiles(name, subject.files, subject.unknown, subject.segmentation, subject.folder, subject.uncertain)
-        )
+        apart.append(replace(subject, name=name))
     return apart
 
 
@@ -558,11 +575,7 @@ def _nothing_in(folder: Path) -> UnreadableImage:
 def nothing_known(files: SubjectFiles) -> SequenceProblem:
     """Why there is nothing to segment among files of which none is known to be one of the four sequences."""
     if files.segmentation is not None and not files.unknown:
-        return SequenceProblem(
-            f"{nifti.shown(files.segmentation)} is a segmentation, not an MRI scan",
-            "by its name",
-            "Choose the scan it was drawn on.",
-        )
+        return _not_a_scan(files.segmentation, "by its name")
     if len(files.unknown) == 1:
         told = detect(files.unknown[0])
         return SequenceProblem(
@@ -578,6 +591,12 @@ def nothing_known(files: SubjectFiles) -> SequenceProblem:
     )
 
 
+def _not_a_scan(path: Path, why: str) -> SequenceProblem:
+    return SequenceProblem(
+        f"{nifti.shown(path)} is a segmentation, not an MRI scan", why, "Choose the scan it was drawn on."
+    )
+
+
 def _different_grids(
     files: SubjectFiles, grids: Mapping[Sequence, Grid], reference: Sequence, others: list[Sequence]
 ) -> GridMismatch:
@@ -585,16 +604,9 @@ def _different_grids(
     names = [nifti.shown(files.files[sequence]) for sequence in others]
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     does, it = ("does", "it") if len(names) == 1 else ("do", "them")
-    grid, other = grids[reference], grids[others[0]]
-    if grid.shape != other.shape:
-        why = " x ".join(map(str, other.shape)) + " voxels against " + " x ".join(map(str, grid.shape))
-    else:
-        corners = np.array([[0, 0, 0], np.array(grid.shape) - 1])
-        apart = np.linalg.norm(grid.to_world(corners) - other.to_world(corners), axis=1).max()
-        why = f"same size, but up to {apart:.1f} mm apart"
     return GridMismatch(
         f"{listed} {does} not lie on the grid of {base}",
-        why,
+        grids[reference].difference(grids[others[0]]),
         f"Resample {it} onto {base}, or leave {it} out.",
     )
 

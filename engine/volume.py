@@ -14,6 +14,8 @@ from engine.errors import GridMismatch
 
 FloatArray = NDArray[np.float32]
 LabelArray = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+Box = tuple[slice, slice, slice]
 Affine = NDArray[np.float64]
 
 TUMOUR_CORE = 1
@@ -116,6 +118,14 @@ class Grid:
         corners = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * (np.array(self.shape) - 1)
         return float(np.abs(self.to_world(corners) - other.to_world(corners)).max()) <= tolerance_mm
 
+    def difference(self, other: Grid) -> str:
+        """How ``other`` differs from this grid, in a few words for a sentence about both."""
+        if self.shape != other.shape:
+            return " x ".join(map(str, other.shape)) + " voxels against " + " x ".join(map(str, self.shape))
+        corners = np.array([[0, 0, 0], np.array(self.shape) - 1])
+        apart = np.linalg.norm(self.to_world(corners) - other.to_world(corners), axis=1).max()
+        return f"same size, but up to {apart:.1f} mm apart"
+
     def to_world(self, voxels: NDArray[np.generic]) -> NDArray[np.float64]:
         """World positions ``(N, 3)`` in mm of voxel indices ``(N, 3)`` (fractions allowed)."""
         points = np.asarray(voxels, dtype=np.float64)
@@ -178,18 +188,18 @@ class LabelMap:
             raise ValueError(f"a label map is uint8, got {self.data.dtype}")
 
     @property
-    def whole_tumour(self) -> NDArray[np.bool_]:
+    def whole_tumour(self) -> Mask:
         """``(I, J, K)`` bool: any label."""
-        tumour: NDArray[np.bool_] = self.data > 0
+        tumour: Mask = self.data > 0
         return tumour
 
     @property
-    def tumour_core(self) -> NDArray[np.bool_]:
+    def tumour_core(self) -> Mask:
         """``(I, J, K)`` bool: label 1."""
-        core: NDArray[np.bool_] = self.data == TUMOUR_CORE
+        core: Mask = self.data == TUMOUR_CORE
         return core
 
-    def ml(self, mask: NDArray[np.bool_]) -> float:
+    def ml(self, mask: Mask) -> float:
         """Volume in ml of the voxels in ``mask``."""
         return float(np.count_nonzero(mask)) * self.grid.voxel_ml
 
@@ -219,7 +229,7 @@ class Subject(Mapping[Sequence, Volume]):
             if not reference.grid.same_as(other.grid):
                 raise GridMismatch(
                     f"{other.name} does not lie on the grid of {reference.name}",
-                    _difference(reference.grid, other.grid),
+                    reference.grid.difference(other.grid),
                     f"Resample it onto {reference.name}, or leave it out.",
                 )
 
@@ -242,9 +252,12 @@ class Subject(Mapping[Sequence, Volume]):
         return Subject(self.name, {s: self.volumes[s] for s in sequences})
 
 
-def _difference(a: Grid, b: Grid) -> str:
-    if a.shape != b.shape:
-        return " x ".join(map(str, b.shape)) + " voxels against " + " x ".join(map(str, a.shape))
-    first, last = np.zeros((1, 3)), np.array([a.shape]) - 1
-    apart = max(float(np.linalg.norm(a.to_world(p) - b.to_world(p))) for p in (first, last))
-    return f"same size, but up to {apart:.1f} mm apart"
+def bounding_box(mask: Mask) -> Box | None:
+    """The smallest box around a mask ``(I, J, K)``, or ``None`` where it is empty."""
+    flat = np.any(mask, axis=2)
+    found = [np.flatnonzero(np.any(flat, axis=1)), np.flatnonzero(np.any(flat, axis=0))]
+    if not found[0].size:
+        return None
+    i, j = (slice(int(where[0]), int(where[-1]) + 1) for where in found)
+    where = np.flatnonzero(np.any(mask[i, j], axis=(0, 1)))
+    return (i, j, slice(int(where[0]), int(where[-1]) + 1))

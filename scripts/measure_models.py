@@ -25,8 +25,8 @@ from engine import metrics, nifti, sequences
 from engine.inference import segment, to_label_map
 from engine.model_card import REGIONS, Evaluation, ModelCard, RegionScores
 from engine.runtime import open_network
+from engine.sequences import SubjectFiles
 from trainer import checkpoint
-from trainer.dataset import find_cases
 
 ROOT = Path(__file__).resolve().parent.parent
 # Models and the runs they are made of. The teacher that taught the students is measured, a later one is shipped.
@@ -63,14 +63,12 @@ CITATIONS = (
 )
 
 
-def measure(card: ModelCard, fold: int, cases: list[str], data: Path) -> list[Row]:
+def measure(card: ModelCard, fold: int, cases: list[SubjectFiles]) -> list[Row]:
     """Segment and score the cases with one model; a row a case, threshold and region."""
-    files = find_cases(data)
     network = open_network(card, "cpu")
     rows: list[Row] = []
-    for case in cases:
-        found = files[case]
-        assert found.segmentation is not None  # find_cases keeps only patients with one
+    for found in cases:
+        assert found.segmentation is not None  # with_truth keeps only patients with one
         truth = nifti.read_label_map(found.segmentation)
         own = {sequence: path for sequence, path in found.files.items() if sequence in card.sequences}
         subject = sequences.load(replace(found, files=own))
@@ -84,7 +82,7 @@ def measure(card: ModelCard, fold: int, cases: list[str], data: Path) -> list[Ro
                     "volume_ml": f"{score.volume_ml:.2f}",
                     "truth_ml": f"{score.truth_ml:.2f}",
                 }
-                where = {"model": card.name, "fold": str(fold), "case": case, "threshold": str(threshold)}
+                where = {"model": card.name, "fold": str(fold), "case": found.name, "threshold": str(threshold)}
                 rows.append({**where, "region": region, **numbers})
     return rows
 
@@ -163,6 +161,7 @@ def main() -> None:
     parser.add_argument("--version", default="1.0")
     arguments = parser.parse_args()
     recipe = json.loads(arguments.recipe.read_text(encoding="utf-8"))
+    patients = {files.name: files for files in sequences.with_truth([arguments.data])}
     results = ROOT / "docs" / "results" / f"{arguments.recipe.stem}.csv"
     results.parent.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
@@ -181,7 +180,7 @@ def main() -> None:
             if (model, str(fold)) in done:
                 continue
             card = ModelCard.read(folder)
-            rows += measure(card, fold, recipe["folds"][fold], arguments.data)
+            rows += measure(card, fold, [patients[name] for name in recipe["folds"][fold]])
             with results.open("w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
                 writer.writeheader()
@@ -196,23 +195,21 @@ def main() -> None:
         if own := [row for row in rows if row["model"] == model]:
             by_model[model] = fairly_thresholded(own)
             shipped_threshold[model] = best_threshold(own)
-    patients = len(find_cases(arguments.data))
     hows = {}
     for model, own in by_model.items():
         used = sorted({int(row["fold"]) for row in own})
-        trained = patients - len(recipe["folds"][used[0]])
+        trained = len(patients) - len(recipe["folds"][used[0]])
         if len(used) == 1:
             hows[model] = f"held out by patient: trained on {trained} others"
         else:
             hows[model] = f"cross-validated by patient, {len(used)} folds of {len(recipe['folds'])}"
-        how = hows[model]
         if model in NOT_SHIPPED:
             continue
         source = arguments.runs / "models" / f"fold{arguments.ship}" / model
         target = ROOT / "assets" / "models" / model
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(source, target)
-        evaluation = Evaluation(how=how, cases=len(own) // 2, patients=len(own) // 2, regions=pooled(own))
+        evaluation = Evaluation(how=hows[model], cases=len(own) // 2, patients=len(own) // 2, regions=pooled(own))
         card = at(ModelCard.read(target), shipped_threshold[model])
         replace(card, evaluation=evaluation).write(target)
     command = f"python -m scripts.measure_models configs/{arguments.recipe.name}"

@@ -20,9 +20,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine import sequences
 from engine.volume import Sequence
-from trainer.config import Distillation, TrainConfig
-from trainer.dataset import find_cases
+from trainer.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,6 @@ def jobs(recipe: dict, data: Path, fold: int, names: list[str], simulated: Path)
     wanted = [Job(pretraining), Job(teacher, (pretraining.name,))]
     if "baseline" in recipe["roles"]:
         wanted.insert(1, Job(config("baseline-t1", "baseline", (Sequence.T1,), steps=steps["baseline"])))
-    distillation = Distillation(teacher=teacher.name, **recipe["distillation"])
     for sequence in every:
         student = config(
             f"student-{sequence}",
@@ -75,11 +74,7 @@ def jobs(recipe: dict, data: Path, fold: int, names: list[str], simulated: Path)
             steps=steps["student"][sequence],
             simulated=str(simulated),
             simulated_share=recipe["simulated"]["share"],
-            distillation={
-                "teacher": distillation.teacher,
-                "temperature": distillation.temperature,
-                "weight": distillation.weight,
-            },
+            distillation={"teacher": teacher.name, **recipe["distillation"]},
         )
         wanted.append(Job(student, (teacher.name,)))
     shipped = config(
@@ -104,7 +99,7 @@ def main() -> int:
     arguments = parser.parse_args()
     recipe = json.loads(arguments.recipe.read_text(encoding="utf-8"))
     simulated = arguments.runs.resolve() / "simulated"
-    names = sorted(find_cases(arguments.data))
+    names = sorted(files.name for files in sequences.with_truth([arguments.data]))
     waiting = jobs(recipe, arguments.data.resolve(), arguments.fold, names, simulated)
     finished: set[str] = set()
     running: dict[str, subprocess.Popen[bytes]] = {}

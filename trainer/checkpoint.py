@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -193,11 +191,10 @@ def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str
         raise CannotWrite(what, str(error), "Check the free space; the state before it is still there.") from error
 
 
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(  # noqa: SIM118 - no mapping
-                json.dumps(file.metadata() or {})
-            )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            return tensors, file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path.name} is damaged", str(error), "Delete it to start this run again.") from error

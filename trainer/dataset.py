@@ -17,7 +17,7 @@ from engine.errors import UserError
 from engine.preprocessing import Preparation
 from engine.progress import Progress
 from engine.sequences import SubjectFiles
-from engine.volume import FloatArray, LabelMap, Sequence, Subject
+from engine.volume import LabelMap, Sequence, Subject
 from trainer.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from trainer.simulate import SimulatedPatient
 
-REGIONS = ("whole_tumour", "tumour_core")
 # Larger than any training window, so that a shifted or enlarged window still finds what lies beside it.
 MARGIN_WINDOW_MM = (192, 224, 192)
 CACHE_FORMAT = 1
@@ -44,28 +43,6 @@ class Case:
     name: str
     images: np.ndarray
     truth: np.ndarray
-
-
-def find_cases(folder: Path) -> dict[str, SubjectFiles]:
-    """The patients of a cohort folder that have a ground truth, by name.
-
-    Args:
-        folder: Holds a folder a patient.
-
-    Raises:
-        UserError: None has one, or two patients share a name.
-    """
-    cases: dict[str, SubjectFiles] = {}
-    for subject in sequences.find_subjects([folder]):
-        if subject.segmentation is None:
-            continue
-        if subject.name in cases:
-            what = f"Two patients in {folder.name} are named {subject.name}"
-            raise UserError(what, "", "Rename one of them.")
-        cases[subject.name] = subject
-    if not cases:
-        raise UserError(f"{folder.name} holds no patient with a ground truth", "", "Choose the folder above them.")
-    return cases
 
 
 def prepare_case(
@@ -141,7 +118,7 @@ class CaseStore:
         self.sequences = tuple(wanted)
         self._spacing_mm = spacing_mm
         self._cache = cache
-        self._files = find_cases(folder)
+        self._files = {files.name: files for files in sequences.with_truth([folder])}
 
     def names(self) -> list[str]:
         """Names of all patients with a ground truth."""
@@ -224,14 +201,14 @@ class Examples:
         epoch, place = divmod(number, len(self._cases))
         order = torch.randperm(len(self._cases), generator=_generator(config.seed, 1, epoch))
         chance = _generator(config.seed, 2, number)
-        case = self._cases[int(order[place])].float()
         if self._simulated and float(torch.rand(1, generator=chance)) < config.simulated_share:
             chosen = int(torch.randint(len(self._simulated), (1,), generator=chance))
             stored = np.load(self._simulated[chosen], mmap_mode="r")
             case = torch.from_numpy(stored[self._channels].astype(np.float32)).to(self._device)
+        else:
+            case = self._cases[int(order[place])].float()
         moved = augmentation.spatial(case, config.window, config.spacing_mm, config.augmentation, chance)
         channels, truth = moved[:-2], moved[-2:]
-        # Interpolated zeros at the brain's edge are smeared; the brain itself is where signal remains.
         images = augmentation.intensity(channels[self._own], config.augmentation, chance)
         if config.sequence_dropout > 0 and float(torch.rand(1, generator=chance)) < config.sequence_dropout:
             images = images * _random_subset(len(self._own), chance).to(images.device)
@@ -266,13 +243,6 @@ def folds(sizes: dict[str, float], sources: dict[str, str], count: int, seed: in
         for name, fold in zip(block, order, strict=False):
             dealt[int(fold)].append(name)
     return [tuple(sorted(fold)) for fold in dealt]
-
-
-def region_dice(probability: FloatArray, truth: FloatArray) -> float:
-    """Dice of one region at the network's spacing, both cut at one half; 1 where both are empty."""
-    predicted, true = probability > 0.5, truth > 0.5
-    total = int(predicted.sum()) + int(true.sum())
-    return 1.0 if total == 0 else 2 * int((predicted & true).sum()) / total
 
 
 def _random_subset(count: int, generator: torch.Generator) -> torch.Tensor:

@@ -11,11 +11,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from engine import metrics, networks
 from engine.errors import Cancelled
+from engine.model_card import REGIONS
 from engine.progress import Progress
 from trainer import checkpoint
 from trainer.config import TrainConfig
-from trainer.dataset import REGIONS, Case, region_dice
+from trainer.dataset import Case
 from trainer.events import Event, Finished, Saved, Started, StepEnd, Stopped, Validated
 
 REPORT_EVERY = 25
@@ -142,8 +144,6 @@ def _validate(
     device: torch.device,
     step: int,
 ) -> Validated:
-    from engine import networks
-
     network = networks.build(*config.network()).to(device).eval()
     network.load_state_dict(average)
     totals = dict.fromkeys(REGIONS, 0.0)
@@ -153,5 +153,5 @@ def _validate(
             logits = network(images)
         probabilities = torch.sigmoid(logits.float())[0].cpu().numpy()
         for region, probability, truth in zip(REGIONS, probabilities, case.truth, strict=True):
-            totals[region] += region_dice(probability, truth)
+            totals[region] += metrics.dice(probability > 0.5, truth > 0.5)
     return Validated(step, {region: total / len(cases) for region, total in totals.items()}, len(cases))

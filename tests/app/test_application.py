@@ -13,8 +13,9 @@ import pytest
 from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QImage
 
+from app import DEMO
 from app.application import render_demo
-from app.session import DEMO, Stage
+from app.session import Stage
 from engine import nifti, registry
 from engine.errors import UserError
 from tests.engine import phantoms

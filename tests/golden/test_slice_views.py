@@ -8,9 +8,9 @@ import pytest
 from PySide6.QtGui import QFont, QFontDatabase
 from PySide6.QtWidgets import QApplication
 
+from app import ASSETS
 from app.application import make_application
 from app.slice_view import SliceView
-from app.theme import ASSETS
 from app.viewer_model import Layer, Mask, Plane, ViewerModel
 from engine.volume import Grid, Sequence
 from tests.engine import phantoms

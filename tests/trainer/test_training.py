@@ -141,7 +141,7 @@ def test_a_finished_run_becomes_a_model_that_segments(cohort: Path, tmp_path: Pa
     assert card.training["train_cases"] == list(CASES[:3])
     assert str(cohort) not in (tmp_path / "models" / "mine" / "model.json").read_text()
     registry.verify(card)
-    unseen = sequences.load(dataset.find_cases(cohort)["dora"])
+    unseen = sequences.load(sequences.with_truth([cohort / "dora"])[0])
     found = segment(unseen, replace(card, minimum_ml=dict.fromkeys(card.minimum_ml, 0.0)), device="cpu")
     truth = phantoms.tumour(unseen.grid)
     assert dice(found.label_map.whole_tumour, truth.whole_tumour) > 0.6
@@ -323,4 +323,4 @@ def test_a_folder_without_truth_is_no_training_set(tmp_path: Path) -> None:
     subject: Subject = phantoms.subject()
     nifti.write_volume(subject[Sequence.T1], tmp_path / "eve" / "eve_t1.nii.gz")
     with pytest.raises(UserError, match="no patient with a ground truth"):
-        dataset.find_cases(tmp_path)
+        sequences.with_truth([tmp_path])
