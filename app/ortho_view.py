@@ -6,7 +6,7 @@ from PySide6.QtCore import QEasingCurve, Qt, QTimer, QVariantAnimation
 from PySide6.QtWidgets import QSplitter, QVBoxLayout, QWidget
 
 from app.overview_cell import OverviewCell
-from app.slice_view import SliceView
+from app.slice_view import SliceView, Tool
 from app.theme import Theme
 from app.viewer_model import Plane, ViewerModel
 
@@ -73,6 +73,11 @@ class OrthoView(QWidget):
         self._animation.setEndValue(1.0)
         self._animation.setEasingCurve(QEasingCurve.Type.OutCubic)
         self._animation.valueChanged.connect(self._set_fade)
+
+    def set_tool(self, tool: Tool | None) -> None:
+        """Put a tool into the hand of every view, or none."""
+        for view in self.views.values():
+            view.tool = tool
 
     @property
     def big(self) -> SliceView | None:

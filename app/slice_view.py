@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PySide6.QtCore import QEvent, QPointF, QRectF, Qt, Signal
 from PySide6.QtGui import (
     QColor,
+    QCursor,
     QEnterEvent,
     QFocusEvent,
     QImage,
@@ -42,6 +43,7 @@ from app.viewer_model import Layer, LayerKey, Overlay, Plane, Point, ViewerModel
 from engine.volume import TUMOUR_CORE, Grid, LabelArray
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
+Voxel = tuple[int, int, int]
 
 # Room for the letters on each side of the head.
 MARGIN_PX = 26
@@ -273,6 +275,41 @@ class _Sheet(QGraphicsItem):
         """Nothing of its own."""
 
 
+class Tool(Protocol):
+    """What a pointer does in a view instead of moving the crosshair: a brush, a ruler.
+
+    Places are in the patient: ``world`` is ``(3,)`` in mm on the slice drawn, ``voxel`` the displayed grid's voxel
+    there, which lies outside the grid when the pointer does. A press that is consumed makes the tool the owner of the
+    pointer: moves go to it until the release. What it leaves alone the view handles as if there were no tool.
+
+    Attributes:
+        cursor: The pointer's shape over a view.
+    """
+
+    cursor: Qt.CursorShape | QCursor
+
+    def press(
+        self, view: SliceView, world: Point, voxel: Voxel, buttons: Qt.MouseButton, modifiers: Qt.KeyboardModifier
+    ) -> bool:
+        """A button went down (``buttons`` is that one; a double click is a second press): True if it is the tool's."""
+
+    def move(
+        self, view: SliceView, world: Point, voxel: Voxel, buttons: Qt.MouseButton, modifiers: Qt.KeyboardModifier
+    ) -> bool:
+        """The pointer moved with the tool's button down (``buttons`` are all that are)."""
+
+    def release(
+        self, view: SliceView, world: Point, voxel: Voxel, buttons: Qt.MouseButton, modifiers: Qt.KeyboardModifier
+    ) -> bool:
+        """The tool's button came up (``buttons`` is that one)."""
+
+    def hover(self, view: SliceView, world: Point | None, voxel: Voxel | None, modifiers: Qt.KeyboardModifier) -> None:
+        """The pointer moved with no button down, or left (None, None); call ``view.repaint_tool()`` to be painted."""
+
+    def paint(self, painter: QPainter, view: SliceView) -> None:
+        """Draw over the picture, in the view's pixels; `SliceView.pixel_of` says where a place is."""
+
+
 class SliceView(QGraphicsView):
     """One plane, drawn from a `ViewerModel` and writing the pointer's and the keys' wishes into it.
 
@@ -297,6 +334,9 @@ class SliceView(QGraphicsView):
         self._drawn: tuple[object, ...] = ()
         self._by_key = False
         self._fade = 1.0
+        self._tool: Tool | None = None
+        self._tool_holds = False
+        self._tool_button = Qt.MouseButton.NoButton
 
         self._scene = QGraphicsScene(self)
         self.setScene(self._scene)
@@ -339,6 +379,42 @@ class SliceView(QGraphicsView):
         model.crosshair_changed.connect(self._redraw)
         model.view_changed.connect(self._place)
         self._redraw()
+
+    # The tool in hand
+
+    @property
+    def tool(self) -> Tool | None:
+        """What a press does here; None for crosshair, window and pan alone."""
+        return self._tool
+
+    @tool.setter
+    def tool(self, tool: Tool | None) -> None:
+        self._tool, self._tool_holds = tool, False
+        self.setCursor(tool.cursor if tool is not None else Qt.CursorShape.CrossCursor)
+        self.viewport().setMouseTracking(tool is not None)
+        self.repaint_tool()
+
+    def repaint_tool(self) -> None:
+        """Have the tool paint again."""
+        self.viewport().update()
+
+    def _place_at(self, position: QPointF) -> tuple[Point, Voxel] | None:
+        """The world position and the displayed grid's voxel under a pixel; None without a picture."""
+        cut, world = self.cut, self.world_at(position)
+        if cut is None or world is None:
+            return None
+        i, j, k = np.rint(cut.grid.to_voxel(world[None])[0]).astype(int)
+        return world, (int(i), int(j), int(k))
+
+    def _press_tool(self, event: QMouseEvent) -> bool:
+        place = self._place_at(event.position())
+        self._tool_holds = (
+            self._tool is not None
+            and place is not None
+            and self._tool.press(self, *place, event.button(), event.modifiers())
+        )
+        self._tool_button = event.button()
+        return self._tool_holds
 
     # What is drawn
 
@@ -485,6 +561,11 @@ class SliceView(QGraphicsView):
         self._draw_letters(painter, cut, area)
         self._draw_line_of_text(painter, cut, index, area)
         self._draw_scale_bar(painter, area)
+        if self._tool is not None:
+            painter.save()
+            painter.setRenderHint(QPainter.RenderHint.Antialiasing, True)
+            self._tool.paint(painter, self)
+            painter.restore()
         if self._by_key and self.hasFocus():
             painter.setPen(QPen(self.palette().highlight().color(), 1))
             painter.setBrush(Qt.BrushStyle.NoBrush)
@@ -586,6 +667,8 @@ class SliceView(QGraphicsView):
         event.accept()
         self._by_key = False
         self._last = event.position()
+        if self._tool_holds or self._press_tool(event):
+            return
         self._held = event.button()
         if self._held == Qt.MouseButton.LeftButton and event.modifiers() & Qt.KeyboardModifier.ShiftModifier:
             # Trackpads have no middle button.
@@ -595,6 +678,13 @@ class SliceView(QGraphicsView):
 
     def mouseMoveEvent(self, event: QMouseEvent) -> None:
         event.accept()
+        if self._tool is not None and (self._tool_holds or not event.buttons()):
+            place = self._place_at(event.position())
+            if place is not None and self._tool_holds:
+                self._tool.move(self, *place, event.buttons(), event.modifiers())
+            elif place is not None:
+                self._tool.hover(self, *place, event.modifiers())
+            return
         moved = event.position() - self._last
         if self._held == Qt.MouseButton.LeftButton:
             self._point_at(event.position())
@@ -609,9 +699,17 @@ class SliceView(QGraphicsView):
     def mouseReleaseEvent(self, event: QMouseEvent) -> None:
         event.accept()
         self._held = Qt.MouseButton.NoButton
+        place = self._place_at(event.position())
+        if self._tool is not None and self._tool_holds and place is not None:
+            # Another button that goes down and up meanwhile is not the tool's.
+            self._tool_holds = bool(event.buttons() & self._tool_button)
+            if not self._tool_holds:
+                self._tool.release(self, *place, event.button(), event.modifiers())
 
     def mouseDoubleClickEvent(self, event: QMouseEvent) -> None:
         event.accept()
+        if self._tool_holds or self._press_tool(event):
+            return
         if event.button() == Qt.MouseButton.LeftButton:
             self.enlarged.emit(self)
         elif event.button() == Qt.MouseButton.RightButton:
@@ -651,6 +749,11 @@ class SliceView(QGraphicsView):
     def enterEvent(self, event: QEnterEvent) -> None:
         self.entered.emit(self)
         super().enterEvent(event)
+
+    def leaveEvent(self, event: QEvent) -> None:
+        if self._tool is not None:
+            self._tool.hover(self, None, None, Qt.KeyboardModifier.NoModifier)
+        super().leaveEvent(event)
 
     def focusInEvent(self, event: QFocusEvent) -> None:
         self._by_key = event.reason() in (

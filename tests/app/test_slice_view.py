@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PySide6.QtCore import QPointF
+from PySide6.QtCore import QPoint, QPointF, Qt
 
 from app.slice_view import Cut, SliceView, outline, scale_bar
 from app.viewer_model import Layer, Mask, Plane, ViewerModel
@@ -199,3 +199,61 @@ def test_an_empty_mask_draws_nothing_and_has_no_largest_slice(view):
     view.model.set_mask(mask)
     assert mask.largest is None
     assert view.grab().toImage() == before
+
+
+class Recorder:
+    """A tool that takes the left button and writes down what it is told."""
+
+    cursor = Qt.CursorShape.PointingHandCursor
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, tuple[int, int, int] | None]] = []
+        self.painted = 0
+
+    def press(self, view, world, voxel, buttons, modifiers) -> bool:
+        self.said.append(("press", voxel))
+        return buttons == Qt.MouseButton.LeftButton
+
+    def move(self, view, world, voxel, buttons, modifiers) -> bool:
+        self.said.append(("move", voxel))
+        return True
+
+    def release(self, view, world, voxel, buttons, modifiers) -> bool:
+        self.said.append(("release", voxel))
+        return True
+
+    def hover(self, view, world, voxel, modifiers) -> None:
+        self.said.append(("hover", voxel))
+
+    def paint(self, painter, view) -> None:
+        self.painted += 1
+
+
+def test_a_tool_takes_the_button_it_wants_and_leaves_the_others(view, qtbot):
+    show(view)
+    model, tool = view.model, Recorder()
+    view.tool = tool
+    depth = view.model.voxel()[2]
+    voxels = [(15, 12, depth), (8, 14, depth)]
+    places = view.cut.grid.to_world(np.array(voxels))
+    before, window = model.crosshair, model.window
+    start, end = (view.pixel_of(place).toPoint() for place in places)
+    qtbot.mouseMove(view.viewport(), start)
+    qtbot.mousePress(view.viewport(), Qt.MouseButton.LeftButton, pos=start)
+    qtbot.mouseMove(view.viewport(), end)
+    qtbot.mouseRelease(view.viewport(), Qt.MouseButton.LeftButton, pos=end)
+    done = [what for what in tool.said if what[0] != "hover"]
+    assert done == [("press", voxels[0]), ("move", voxels[1]), ("release", voxels[1])]
+    assert model.crosshair == pytest.approx(before), "the pointer was the tool's"
+    view.grab()
+    assert tool.painted
+
+    tool.said.clear()
+    qtbot.mousePress(view.viewport(), Qt.MouseButton.RightButton, pos=start)
+    qtbot.mouseMove(view.viewport(), end + QPoint(20, 20))
+    qtbot.mouseRelease(view.viewport(), Qt.MouseButton.RightButton, pos=end)
+    assert [what for what, _ in tool.said] == ["press"]
+    assert model.window != window, "what the tool left alone is window and level as always"
+    view.tool = None
+    qtbot.mouseClick(view.viewport(), Qt.MouseButton.LeftButton, pos=end)
+    assert model.crosshair == pytest.approx(places[1], abs=0.51)
