@@ -22,6 +22,7 @@ import typer
 
 from app import DEMO
 from engine.errors import Cancelled, CannotWrite, ChooseVolume, GridMismatch, SequenceProblem, UserError
+from engine.files import whole_file
 from engine.progress import Progress
 
 if TYPE_CHECKING:
@@ -244,7 +245,9 @@ def evaluate(
     elif scores.cases:
         _print(_score_table(scores))
     if table_file is not None:  # last: hours of scores must not be lost to a folder that cannot be written to
-        _write_text(table_file, scores.to_csv())
+        with whole_file(table_file) as partial:
+            table_file.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(scores.to_csv(), encoding="utf-8", newline="")
     for case in scores.failed:
         say(f"{case.name}: {case.error}")
     if scores.learnt_from:
@@ -667,21 +670,6 @@ def _make_folder(folder: Path) -> None:
     except OSError as error:
         raise CannotWrite(
             f"The folder {folder} could not be made", error.strerror or "", "Choose another with --out."
-        ) from error
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Write a text file as a whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8", newline="")
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise CannotWrite(
-            f"{path} could not be written", error.strerror or "", "Choose another folder, or make room there."
         ) from error
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine import nifti
 from engine.errors import CannotWrite, UnreadableImage
+from engine.files import shown, unwritten
 from engine.model_card import RESEARCH_USE, sha256
 from engine.volume import REST_OF_WHOLE_TUMOUR, TUMOUR_CORE, Sequence, Subject, in_words
 
@@ -101,7 +102,7 @@ def save(
         _move_both(new, [mask, sidecar])
         made = []
     except OSError as error:
-        raise nifti.unwritten(mask, error) from error
+        raise unwritten(mask, error) from error
     finally:
         _clear(new, [workshop, *made])
     return Saved(mask, sidecar, verified)
@@ -203,7 +204,7 @@ def _spare_what_is_not_ours(mask: Path, sidecar: Path) -> None:
             return
         why = "it was changed after Gliascope made it"
     raise CannotWrite(
-        f"{nifti.shown(there)} is there already and is not replaced",
+        f"{shown(there)} is there already and is not replaced",
         why,
         "Choose another folder, or move that file away first.",
     )
@@ -234,7 +235,7 @@ def _reference(subject: Subject) -> tuple[Path | None, str]:
             continue
         with suppress(UnreadableImage):
             if nifti.read_grid(volume.source)[0].same_as(subject.grid, tolerance_mm=1e-3):
-                return volume.source, f"Saved on the grid of {nifti.shown(volume.source)}, read back and found equal."
+                return volume.source, f"Saved on the grid of {shown(volume.source)}, read back and found equal."
     return None, "Saved on the grid of the scans, read back and found equal."
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +17,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from engine.errors import BadModel, CannotWrite
+from engine.errors import BadModel
+from engine.files import whole_file
 from engine.preprocessing import Preparation
 from engine.volume import Sequence
 
@@ -298,20 +298,8 @@ class ModelCard:
                 raise BadModel(f"The model in {folder.name} is incomplete", f"{name} is missing", "Export it again.")
         card = replace(self, folder=folder, files={name: sha256(folder / name) for name in REQUIRED_FILES})
         text = json.dumps(card.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        temporary = folder / f".{CARD_NAME}.part"
-        try:
-            with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(folder / CARD_NAME)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise CannotWrite(
-                f"The model card could not be written to {folder.name}",
-                error.strerror or "",
-                "Check the free space and that you may write there.",
-            ) from error
+        with whole_file(folder / CARD_NAME) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
         return card
 
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
-import secrets
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +24,7 @@ from isal import igzip, isal_zlib
 from numpy.typing import NDArray
 
 from engine.errors import CannotWrite, ChooseVolume, UnreadableImage, UserError
+from engine.files import reachable, shown, whole_file
 from engine.volume import REST_OF_WHOLE_TUMOUR, TUMOUR_CORE, Affine, Grid, LabelMap, Sequence, Volume
 
 _CHUNK_BYTES = 1 << 20
@@ -108,12 +107,6 @@ def is_nifti_name(path: Path) -> bool:
 def stem(path: Path) -> str:
     """The file's name without ``.nii`` or ``.nii.gz``."""
     return re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
-
-
-def shown(path: Path) -> str:
-    """The file's name as a sentence can hold it: printable, and shortened in the middle when very long."""
-    name = path.name.encode("utf-8", "replace").decode("utf-8") or str(path)
-    return name if len(name) <= 80 else f"{name[:40]}...{name[-32:]}"
 
 
 def read(path: Path, sequence: Sequence | None = None, index: int | None = None) -> Volume:
@@ -293,10 +286,10 @@ def _opened(path: Path, packed: bool | None = None) -> Iterator[tuple[IO[bytes],
     try:
         if path.is_dir():
             raise UnreadableImage(f"{shown(path)} is a folder, not an image", "", "Choose the files inside it.")
-        size = _reachable(path).stat().st_size
+        size = reachable(path).stat().st_size
         if size == 0:
             raise UnreadableImage(f"{shown(path)} is empty", "0 bytes", "Copy it again from its source.")
-        with _reachable(path).open("rb") as raw:
+        with reachable(path).open("rb") as raw:
             if packed is None:
                 packed = _packed(path, raw.read(_SIZE_1))
                 raw.seek(0)
@@ -619,25 +612,17 @@ def _write(path: Path, data: NDArray[np.generic], grid: Grid, like: Path | None)
     head = _header_bytes(data, grid, like)
     voxels = data.ravel(order="F")
     packed = path.name.lower().endswith(".gz")
-    # A short name of its own: the target's may be as long as the system allows already.
-    temporary = path.parent / f".gliascope-{secrets.token_hex(6)}.part"
-    try:
-        with _reachable(temporary).open("xb") as stream:
-            (_pack if packed else _copy)(stream, head, voxels)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if not _same_on_disk(temporary, packed, voxels, grid):
+
+    def same(partial: Path) -> None:
+        if not _same_on_disk(partial, packed, voxels, grid):
             raise CannotWrite(
                 f"{shown(path)} was not stored as it should be",
                 "reading it back gave something else",
                 "The disk may be failing; choose another folder.",
             )
-        os.replace(_reachable(temporary), _reachable(path))
-    except OSError as error:
-        raise unwritten(path, error) from error
-    finally:
-        with suppress(OSError):
-            _reachable(temporary).unlink()
+
+    with whole_file(path, check=same) as partial, partial.open("xb") as stream:
+        (_pack if packed else _copy)(stream, head, voxels)
 
 
 def _header_bytes(data: NDArray[np.generic], grid: Grid, like: Path | None) -> bytes:
@@ -698,23 +683,6 @@ def _same_on_disk(path: Path, packed: bool, voxels: NDArray[np.generic], grid: G
     return False
 
 
-def unwritten(path: Path, error: OSError) -> CannotWrite:
-    """What keeps a file from being written, in the user's words."""
-    folder = shown(path.parent)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return CannotWrite(f"There is no room on the disk for {shown(path)}", "", "Free some space, then save again.")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return CannotWrite(f"The folder {folder} cannot be written to", "", "Choose another folder.")
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return CannotWrite(f"There is no folder {folder} to write to", "", "Choose another folder.")
-    if error.errno == errno.EEXIST or isinstance(error, IsADirectoryError):
-        return CannotWrite(f"Something else is named {shown(path)} already", "", "Move it, or choose another folder.")
-    if error.errno == errno.ENAMETOOLONG:
-        return CannotWrite(f"The path to {shown(path)} is too long", "", "Choose a shorter name or another folder.")
-    reason = (error.strerror or "the system gave no reason").lower()
-    return CannotWrite(f"{shown(path)} cannot be written", reason, "Choose another folder.")
-
-
 def _unopened(path: Path, error: OSError) -> UnreadableImage:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return UnreadableImage(f"{shown(path)} is not there", "", "It may have been moved; choose it again.")
@@ -741,10 +709,3 @@ def _size(count: float) -> str:
 
 def _listed(numbers: Iterable[int], between: str = ", ") -> str:
     return between.join(map(str, sorted(numbers) if between == ", " else numbers))
-
-
-def _reachable(path: Path) -> Path:
-    """The path in the form that has no length limit on Windows; elsewhere the path itself."""
-    if os.name == "nt" and len(str(path)) > 200 and not str(path).startswith("\\\\"):
-        return Path("\\\\?\\" + str(path.absolute()))
-    return path

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from engine import nifti
 from engine.errors import GridMismatch, SequenceProblem, UnreadableImage, UserError
+from engine.files import shown
 from engine.progress import Progress
 from engine.volume import Grid, LabelMap, Sequence, Subject, Volume
 
@@ -205,7 +206,7 @@ def find_subjects(paths: Iterable[Path]) -> list[SubjectFiles]:
             loose.append(path)
         else:
             raise UnreadableImage(
-                f"{nifti.shown(path)} is not a NIfTI image by its name", "", "Choose .nii or .nii.gz files."
+                f"{shown(path)} is not a NIfTI image by its name", "", "Choose .nii or .nii.gz files."
             )
     return _named_apart([*_group(loose, None), *found])
 
@@ -458,7 +459,7 @@ def _listing(folder: Path) -> tuple[list[Path], list[Path]]:
     except OSError as error:
         reason = "permission was refused" if isinstance(error, PermissionError) else (error.strerror or "").lower()
         raise UnreadableImage(
-            f"The folder {nifti.shown(folder)} cannot be read", reason, "Ask its owner, or choose another folder."
+            f"The folder {shown(folder)} cannot be read", reason, "Ask its owner, or choose another folder."
         ) from error
 
 
@@ -467,12 +468,10 @@ def _is_folder(path: Path) -> bool:
         return stat.S_ISDIR(path.stat().st_mode)
     except PermissionError as error:
         raise UnreadableImage(
-            f"{nifti.shown(path)} may not be opened", "", "Ask its owner for permission to read it."
+            f"{shown(path)} may not be opened", "", "Ask its owner for permission to read it."
         ) from error
     except OSError as error:  # a name longer than the system allows cannot exist either
-        raise UnreadableImage(
-            f"{nifti.shown(path)} is not there", "", "It may have been moved; choose it again."
-        ) from error
+        raise UnreadableImage(f"{shown(path)} is not there", "", "It may have been moved; choose it again.") from error
 
 
 def _group(files: list[Path], folder: Path | None) -> list[SubjectFiles]:
@@ -510,7 +509,7 @@ def _subject(name: str, members: list[Path], folder: Path | None) -> SubjectFile
             unknown.append(file)
         elif told.sequence in files:
             raise SequenceProblem(
-                f"{nifti.shown(files[told.sequence])} and {nifti.shown(file)} both claim to be {told.sequence.title}",
+                f"{shown(files[told.sequence])} and {shown(file)} both claim to be {told.sequence.title}",
                 _apart(files[told.sequence].parent, file.parent),
                 "Leave one of them out.",
             )
@@ -565,7 +564,7 @@ def _named_apart(subjects: list[SubjectFiles]) -> list[SubjectFiles]:
 
 
 def _nothing_in(folder: Path) -> UnreadableImage:
-    what = f"The folder {nifti.shown(folder)} holds no NIfTI image"
+    what = f"The folder {shown(folder)} holds no NIfTI image"
     names = (name for _, _, files in os.walk(folder) for name in files)
     if any(name.lower().endswith((".dcm", ".ima")) for name in islice(names, 10_000)):
         return UnreadableImage(what, "it holds DICOM files", "Convert them to .nii.gz first.")
@@ -579,11 +578,11 @@ def nothing_known(files: SubjectFiles) -> SequenceProblem:
     if len(files.unknown) == 1:
         told = detect(files.unknown[0])
         return SequenceProblem(
-            f"It is not known which sequence {nifti.shown(files.unknown[0])} is",
+            f"It is not known which sequence {shown(files.unknown[0])} is",
             told.why,
             "Say whether it is T1, T1ce, T2 or FLAIR, or put that into its name.",
         )
-    listed = ", ".join(nifti.shown(path) for path in files.unknown[:4]) or files.name
+    listed = ", ".join(shown(path) for path in files.unknown[:4]) or files.name
     return SequenceProblem(
         f"It is not known which sequences these are: {listed}",
         "their names do not say",
@@ -592,16 +591,14 @@ def nothing_known(files: SubjectFiles) -> SequenceProblem:
 
 
 def _not_a_scan(path: Path, why: str) -> SequenceProblem:
-    return SequenceProblem(
-        f"{nifti.shown(path)} is a segmentation, not an MRI scan", why, "Choose the scan it was drawn on."
-    )
+    return SequenceProblem(f"{shown(path)} is a segmentation, not an MRI scan", why, "Choose the scan it was drawn on.")
 
 
 def _different_grids(
     files: SubjectFiles, grids: Mapping[Sequence, Grid], reference: Sequence, others: list[Sequence]
 ) -> GridMismatch:
-    base = nifti.shown(files.files[reference])
-    names = [nifti.shown(files.files[sequence]) for sequence in others]
+    base = shown(files.files[reference])
+    names = [shown(files.files[sequence]) for sequence in others]
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     does, it = ("does", "it") if len(names) == 1 else ("do", "them")
     return GridMismatch(

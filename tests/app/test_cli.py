@@ -517,7 +517,7 @@ def test_scores_are_told_even_when_their_table_cannot_be_written(
     (tmp_path / "file").touch()
     ran = run("evaluate", cohort, "--json", "--csv", tmp_path / "file" / "scores.csv")
     assert ran.code == 2
-    assert "scores.csv could not be written" in ran.err
+    assert ran.sentences == ["Something else is named file already. Move it, or choose another folder."]
     assert len(ran.answer["cases"]) == 3
 
 

@@ -225,7 +225,7 @@ def test_a_full_disk_leaves_what_was_there(
     with pytest.raises(CannotWrite) as caught:
         export.save(replace(a_result(subject), seconds=9.0), subject, out)
     assert str(caught.value) == (
-        "There is no room on the disk for phantom_seg.nii.gz. Free some space, then save again."
+        "There is no room on the disk for phantom_seg.nii.gz. Free some space, then try again."
     )
     assert everything_in(tmp_path) == kept
     assert (tmp_path / "new").exists() is before

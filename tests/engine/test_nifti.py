@@ -570,7 +570,7 @@ def test_a_mask_of_another_grid_is_a_mistake_of_the_caller(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("number", "told"),
     [
-        (28, "There is no room on the disk for m.nii.gz. Free some space, then save again."),
+        (28, "There is no room on the disk for m.nii.gz. Free some space, then try again."),
         (30, "cannot be written to. Choose another folder."),
         (5, "m.nii.gz cannot be written (input/output error). Choose another folder."),
     ],
@@ -616,7 +616,7 @@ def test_a_disk_that_really_is_full(tmp_path: Path) -> None:
         check=True,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     )
-    assert done.stdout == "There is no room on the disk for a.nii.gz. Free some space, then save again.\n"
+    assert done.stdout == "There is no room on the disk for a.nii.gz. Free some space, then try again.\n"
     assert not list(tmp_path.iterdir())
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from engine import nifti, sequences
 from engine.errors import Cancelled, GridMismatch, SequenceProblem, UnreadableImage
+from engine.files import shown
 from engine.progress import Progress
 from engine.sequences import SubjectFiles, find_subjects, load
 from engine.volume import Grid, Sequence, Volume
@@ -265,7 +266,7 @@ def test_folders_with_nothing_to_open(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage) as caught:
         find_subjects([tmp_path])
     assert str(caught.value) == (
-        f"The folder {nifti.shown(tmp_path)} holds no NIfTI image (it holds DICOM files). "
+        f"The folder {shown(tmp_path)} holds no NIfTI image (it holds DICOM files). "
         "Convert them to .nii.gz first."
     )
 
@@ -287,7 +288,7 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(UnreadableImage) as caught:
         find_subjects([tmp_path])
     assert str(caught.value) == (
-        f"The folder {nifti.shown(tmp_path)} cannot be read (permission was refused). "
+        f"The folder {shown(tmp_path)} cannot be read (permission was refused). "
         "Ask its owner, or choose another folder."
     )
 

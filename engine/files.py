@@ -1,0 +1,79 @@
+"""Files appear whole or not at all, and what keeps one from appearing is told in the user's words."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from engine.errors import CannotWrite
+
+
+@contextmanager
+def whole_file(path: Path, check: Callable[[Path], None] | None = None) -> Iterator[Path]:
+    """Write a file under another name in the same folder; it gets its own name once it is whole and on the disk.
+
+        with whole_file(folder / "model.json") as partial:
+            partial.write_text(text, encoding="utf-8")
+
+    An interruption at any moment leaves the file that was there before, or none.
+
+    Args:
+        path: The file; one of that name is replaced. Its folder may still be made inside.
+        check: Looks at the finished file before it gets its name, and raises where something is wrong with it.
+
+    Yields:
+        Where to write. The name is short, as the target's may be as long as the system allows already, and has no
+        ending, so that nobody takes it for a file of its kind.
+
+    Raises:
+        CannotWrite: The system refused; nothing was changed, and nothing is left behind.
+    """
+    partial = reachable(path.parent / f".gliascope-{secrets.token_hex(6)}.part")
+    try:
+        yield partial
+        with partial.open("r+b") as file:  # Windows flushes only what may be written to
+            os.fsync(file.fileno())
+        if check is not None:
+            check(partial)
+        os.replace(partial, reachable(path))
+    except OSError as error:
+        raise unwritten(path, error) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def unwritten(path: Path, error: OSError) -> CannotWrite:
+    """What keeps a file from being written, in the user's words."""
+    folder = shown(path.parent)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return CannotWrite(f"There is no room on the disk for {shown(path)}", "", "Free some space, then try again.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return CannotWrite(f"The folder {folder} cannot be written to", "", "Choose another folder.")
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return CannotWrite(f"There is no folder {folder} to write to", "", "Choose another folder.")
+    if error.errno == errno.EEXIST or isinstance(error, IsADirectoryError):
+        # A folder on the way may be what could not be made.
+        other = Path(error.filename) if error.errno == errno.EEXIST and isinstance(error.filename, str) else path
+        return CannotWrite(f"Something else is named {shown(other)} already", "", "Move it, or choose another folder.")
+    if error.errno == errno.ENAMETOOLONG:
+        return CannotWrite(f"The path to {shown(path)} is too long", "", "Choose a shorter name or another folder.")
+    reason = (error.strerror or "the system gave no reason").lower()
+    return CannotWrite(f"{shown(path)} cannot be written", reason, "Choose another folder.")
+
+
+def shown(path: Path) -> str:
+    """The file's name as a sentence can hold it: printable, and shortened in the middle when very long."""
+    name = path.name.encode("utf-8", "replace").decode("utf-8") or str(path)
+    return name if len(name) <= 80 else f"{name[:40]}...{name[-32:]}"
+
+
+def reachable(path: Path) -> Path:
+    """The path in the form that has no length limit on Windows; elsewhere the path itself."""
+    if os.name == "nt" and len(str(path)) > 200 and not str(path).startswith("\\\\"):
+        return Path("\\\\?\\" + str(path.absolute()))
+    return path
