@@ -28,7 +28,7 @@ _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#
 _PAIR = (_COLOURS[3], _COLOURS[0], _COLOURS[2])
 _BETTER, _WORSE = _COLOURS[0], _COLOURS[3]
 _MARKERS = ("o", "s", "^")
-_TEXT, _LINES = "#1A1A1A", "#D9D9D9"
+_TEXT, _CAPTION, _LINES = "#1A1A1A", "#4D4D4D", "#D9D9D9"
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -49,6 +49,7 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "gliascope",
     "svg.fonttype": "none",
 }
+_BEYOND = {"left": "top", "right": "bottom"}
 _SMALLEST_ML = 0.01
 _SMOOTHING = 1.5  # factor in volume at which a patient counts 0.6 as much
 
@@ -80,47 +81,46 @@ def boxes(path: Path, scores: Sequence[PatientScore], title: str) -> None:
             panel.set_xlim(-0.6, len(recipes) - 0.4)
             panel.tick_params(axis="x", length=0)
         panels[0].set_ylabel("Dice, points")
-        figure.supxlabel(
-            "Dots: patients. Box: middle half of them. Line and number: median. Diamond: mean.",
-            fontsize=9,
-            color="#4D4D4D",
-        )
+        words = "Dots: patients. Box: middle half of them. Line and number: median. Diamond: mean."
+        figure.supxlabel(words, fontsize=9, color=_CAPTION)
 
 
 def gains(path: Path, differences: Mapping[str, Mapping[str, float]], title: str) -> None:
-    """Each patient's difference between two recipes, sorted, a panel a region.
+    """Each patient's difference between two recipes, sorted, a panel a region; a bar that is cut off says its value.
 
     Args:
         path: The SVG file.
         differences: Difference in Dice points by region and patient.
         title: Above the panels; says which recipe is subtracted from which.
     """
+    sizes = np.abs([value for of_region in differences.values() for value in of_region.values()] or [0.0])
+    # One patient whose empty core was got right or wrong differs by 100, and would flatten all the others.
+    limit = float(max(5.0, min(sizes.max() * 1.05, 1.6 * np.percentile(sizes, 95))))
     with _figure(path, title, 9.0, 4.2) as figure:
         panels = figure.subplots(1, len(REGIONS), sharey=True)
         for panel, region in zip(panels, REGIONS, strict=True):
-            values = np.sort(np.array(list(differences.get(region, {}).values()), dtype=float))
             panel.set_title(_TITLES[region])
             panel.grid(axis="y")
+            values = np.sort(np.array(list(differences.get(region, {}).values()), dtype=float))
             if not values.size:
                 continue
             colours = np.where(values > 0, _BETTER, _WORSE)
-            panel.bar(range(len(values)), values, width=0.8 if len(values) < 80 else 1.0, color=colours, linewidth=0)
+            shown = np.clip(values, -limit, limit)
+            panel.bar(range(len(values)), shown, width=0.8 if len(values) < 80 else 1.0, color=colours, linewidth=0)
+            for end, at, side in ((values < -limit, 0, "left"), (values > limit, len(values) - 1, "right")):
+                if end.any():
+                    cut = ", ".join(f"{value:+.0f}" for value in values[end])
+                    panel.text(at, np.sign(values[at]) * limit * 1.02, cut, ha=side, va=_BEYOND[side], fontsize=9)
             panel.axhline(0, color=_TEXT, linewidth=1)
             mean = float(values.mean())
             panel.axhline(mean, color=_TEXT, linewidth=1.2, linestyle=(0, (5, 3)))
             better, worse = int((values > 0).sum()), int((values < 0).sum())
-            panel.text(
-                0.02,
-                0.98,
-                f"mean {mean:+.1f} (dashed), median {np.median(values):+.1f}\n{better} better, {worse} worse",
-                transform=panel.transAxes,
-                va="top",
-            )
+            words = f"mean {mean:+.1f} (dashed), median {np.median(values):+.1f}\n{better} better, {worse} worse"
+            panel.text(0.02, 0.98, words, transform=panel.transAxes, va="top")
             panel.set_xticks([])
             panel.set_xlabel(f"{len(values)} patients, from worst to best difference")
-            panel.margins(x=0.01)
-        low, high = panels[0].get_ylim()
-        panels[0].set_ylim(low, max(high, 0.0) + 0.22 * (high - low))  # room for the words above the bars
+            panel.set_xlim(-1, len(values))
+        panels[0].set_ylim(-limit * 1.12, limit * 1.5)  # room for the words above the bars
         panels[0].set_ylabel("difference in Dice, points")
 
 
@@ -159,10 +159,11 @@ def volumes(path: Path, scores: Sequence[PatientScore], title: str) -> None:
             panel.set_xlabel("true volume, ml")
         panels[0].set_ylabel("Dice, points")
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), handletextpad=0.2)
-        figure.supxlabel(
-            "Dots: patients. Lines: mean of the patients with about that volume.", fontsize=9, color="#4D4D4D"
+        words = "Dots: patients. Lines: mean of the patients with about that volume."
+        legend = figure.legend(
+            handles, labels, loc="outside lower center", ncols=len(labels), handletextpad=0.2, title=words
         )
+        legend.get_title().set(color=_CAPTION, fontsize=9)
 
 
 def _box(panel: Axes, place: int, dice: np.ndarray, colour: str) -> None:

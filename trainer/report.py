@@ -114,9 +114,9 @@ def write_report(
 
 _RULES = (
     "Dice is in points (0 to 100), HD95, the 95th percentile Hausdorff distance, in mm; real and shifted patients on "
-    "the scans' own grid, simulated ones on the network's. SD is the standard deviation over patients; SD seeds that of "
-    "the mean over trainings that differ in their seed alone. A patient's score is the mean over the networks that did "
-    "not learn from him. He is scored at the threshold that is best on the other real patients of the same recipe, "
+    "the scans' own grid, simulated ones on the network's. SD is the standard deviation over patients; SD seeds that "
+    "of the mean over trainings that differ in their seed alone. A patient's score is the mean over the networks that "
+    "did not learn from him. He is scored at the threshold that is best on the other real patients of the same recipe, "
     "whatever the cohort. Where a region is empty in truth and mask alike Dice counts 100 and HD95 0; in only one of "
     "them Dice counts 0 and HD95 the diagonal of the image."
 )
