@@ -13,7 +13,7 @@ from engine.errors import CannotWrite
 
 
 @contextmanager
-def whole_file(path: Path, check: Callable[[Path], None] | None = None) -> Iterator[Path]:
+def whole_file(path: Path, check: Callable[[Path], object] | None = None) -> Iterator[Path]:
     """Write a file under another name in the same folder; it gets its own name once it is whole and on the disk.
 
         with whole_file(folder / "model.json") as partial:
