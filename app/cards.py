@@ -38,7 +38,7 @@ SHORTCUTS = (
         ("1  2  3  4", "Show T1, T1ce, T2, FLAIR"),
         ("Space", "Masks on and off"),
         ("[  ]", "Opacity"),
-        ("O", "Fill or outline"),
+        ("O", "Fill, outline or both"),
         ("G", "Largest slice of the tumour"),
         ("R", "Radiological or neurological side"),
     )),

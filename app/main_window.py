@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from PySide6.QtCore import QMimeData, QPoint, Qt, QTimer
 from PySide6.QtGui import (
@@ -48,6 +50,8 @@ from app.theme import Theme
 from app.viewer_model import Plane, ViewerModel
 from app.welcome import Emblem, Welcome
 from engine.volume import Sequence
+
+Choice = TypeVar("Choice", bound=Enum)
 
 PANEL_WIDTH = 304
 SCANS = "MRI scans (*.nii *.nii.gz)"
@@ -268,7 +272,7 @@ class MainWindow(QMainWindow):
             ("Space", lambda: model.set_overlay(visible=not model.overlay.visible)),
             ("[", lambda: model.set_overlay(opacity=model.overlay.opacity - 0.1)),
             ("]", lambda: model.set_overlay(opacity=model.overlay.opacity + 0.1)),
-            ("O", lambda: model.set_overlay(filled=not model.overlay.filled)),
+            ("O", lambda: model.set_overlay(style=_after(model.overlay.style))),
             ("G", session.go_to_largest),
             ("R", lambda: model.set_radiological(not model.radiological)),
             ("PgUp", lambda: model.step(self.ortho.active.plane, 1)),
@@ -548,3 +552,9 @@ class MainWindow(QMainWindow):
 def dropped_paths(mime: QMimeData) -> list[Path]:
     """The local files and folders of a drop."""
     return [Path(url.toLocalFile()) for url in mime.urls() if url.isLocalFile()]
+
+
+def _after(choice: Choice) -> Choice:
+    """The next of an enumeration's members, the first after the last."""
+    members = list(type(choice))
+    return members[(members.index(choice) + 1) % len(members)]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from PySide6.QtCore import QPointF, QRectF, QSize, Qt
+from PySide6.QtCore import QPointF, QRectF, QSize, Qt, QTimer
 from PySide6.QtGui import (
     QColor,
     QKeyEvent,
@@ -21,12 +20,14 @@ from PySide6.QtGui import (
 from PySide6.QtWidgets import QAbstractButton, QFrame, QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
 
 from app.controls import label
-from app.slice_view import GREYS, coloured, cut_of, greys, mask_colours
+from app.cut import cut_of
+from app.slice_layers import Frame, name_of, paint_small
 from app.theme import LABEL_PX, Theme, blend, body_font
-from app.viewer_model import HISTOGRAM_BINS, LayerKey, Plane, ViewerModel, Window
+from app.viewer_model import HISTOGRAM_BINS, LayerKey, Plane, Side, ViewerModel, Window
 from engine.volume import Sequence
 
 HANDLE_REACH_PX = 10
+REST_MS = 60
 
 
 class Thumbnail(QAbstractButton):
@@ -41,7 +42,7 @@ class Thumbnail(QAbstractButton):
     def __init__(self, theme: Theme, model: ViewerModel, key: LayerKey) -> None:
         super().__init__()
         self._theme, self._model, self.key = theme, model, key
-        self._name = key.title if isinstance(key, Sequence) else key.name
+        self._name = name_of(key)
         self.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         self.setAccessibleName(f"Show {self._name}")
@@ -64,29 +65,26 @@ class Thumbnail(QAbstractButton):
         box = QRectF(self.rect()).adjusted(1, 1, -1, -20)
         painter.fillRect(box, QColor("black"))
         cut = cut_of(layer.volume.grid, Plane.AXIAL, model.radiological)
-        index = cut.index_of(model.crosshair)
-        picture = greys(cut.extract(layer.volume.data, index), model.window_of(self.key))
         low, high = model.content_mm
         ends = np.array([cut.to_screen(low), cut.to_screen(high)])
         (left, top), (width, height) = ends.min(axis=0), np.ptp(ends, axis=0)
         scale = min((box.width() - 6) / max(width, 1.0), (box.height() - 6) / max(height, 1.0))
-        full_width, full_height = cut.size_mm
-        place = QRectF(
-            box.center().x() - (left + width / 2) * scale,
-            box.center().y() - (top + height / 2) * scale,
-            full_width * scale,
-            full_height * scale,
+        frame = Frame(
+            model=model,
+            side=Side.MAIN,
+            key=self.key,
+            layer=layer,
+            cut=cut,
+            index=cut.index_of(model.crosshair),
+            left=box.center().x() - (left + width / 2) * scale,
+            top=box.center().y() - (top + height / 2) * scale,
+            px_per_mm=scale,
+            area=box,
+            ratio=self.devicePixelRatioF(),
         )
         painter.save()
         painter.setClipRect(box)
-        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, True)
-        painter.drawImage(place, coloured(picture, GREYS))
-        labels = model.labels
-        if labels is not None and model.overlay.visible and labels.grid.same_as(layer.volume.grid):
-            # So small, an outline would be all there is: the fill is drawn whatever the big views do.
-            mask = np.ascontiguousarray(cut.extract(labels.data, index))
-            painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, False)
-            painter.drawImage(place, coloured(mask, mask_colours(replace(model.overlay, filled=True))))
+        paint_small(painter, frame)
         painter.restore()
         edge = QColor(c.accent if shown or self.hasFocus() else c.hairline)
         painter.setPen(QPen(edge, 2 if self.hasFocus() else 1))
@@ -381,10 +379,16 @@ class OverviewCell(QFrame):
         self.histogram.setMaximumHeight(200)
         self.profile.setMaximumHeight(150)
         self.thumbnails: list[Thumbnail] = []
+        # While slices fly by, the big views have all the time there is; the small ones follow when it rests.
+        self._resting = QTimer(self)
+        self._resting.setSingleShot(True)
+        self._resting.setInterval(REST_MS)
+        self._resting.timeout.connect(self._redraw)
         model.layers_changed.connect(self._rebuild)
         model.shown_changed.connect(self._update)
         model.labels_changed.connect(self._update)
-        for signal in (model.shown_changed, model.crosshair_changed, model.window_changed, model.labels_changed,
+        model.crosshair_changed.connect(self._resting.start)
+        for signal in (model.shown_changed, model.window_changed, model.labels_changed,
                        model.overlay_changed, model.convention_changed, theme.changed):  # fmt: skip
             signal.connect(self._redraw)
         self._rebuild()

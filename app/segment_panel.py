@@ -9,7 +9,7 @@ from PySide6.QtWidgets import QColorDialog, QGridLayout, QHBoxLayout, QMenu, QPr
 from app.controls import IconButton, IconLabel, Section, Segments, Swatch, label, push
 from app.session import Session, Stage
 from app.theme import Theme
-from app.viewer_model import ViewerModel
+from app.viewer_model import MaskStyle, ViewerModel
 
 # Okabe and Ito's, without black and grey.
 SAFE_COLOURS = {
@@ -175,9 +175,14 @@ class ResultPanel(Section):
         self.opacity.valueChanged.connect(lambda value: model.set_overlay(opacity=value / 100))
         name.setBuddy(self.opacity)
         self.style_choice = Segments(
-            ((True, "Fill", "Fill and outline (O)"), (False, "Outline", "Outline alone (O)")), "How masks are drawn"
+            (
+                (MaskStyle.BOTH, "Both", "Fill and outline (O)"),
+                (MaskStyle.FILL, "Fill", "Fill alone (O)"),
+                (MaskStyle.OUTLINE, "Line", "Outline alone (O)"),
+            ),
+            "How masks are drawn",
         )
-        self.style_choice.chosen.connect(lambda filled: model.set_overlay(filled=bool(filled)))
+        self.style_choice.chosen.connect(lambda style: model.set_overlay(style=style))
         look.addWidget(name)
         look.addWidget(self.opacity, 1)
         look.addWidget(self.style_choice)
@@ -230,7 +235,7 @@ class ResultPanel(Section):
         self.opacity.setToolTip(
             "Opacity of the fill ([ and ])" if overlay.filled else "The outline alone has no fill; choose Fill first."
         )
-        self.style_choice.set(overlay.filled)
+        self.style_choice.set(overlay.style)
         for region, shown in (("whole_tumour", overlay.whole_tumour_shown), ("core", overlay.core_shown)):
             title = region.replace("_", " ")
             self.eyes[region].draw("eye" if shown else "eye-slash")

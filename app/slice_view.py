@@ -1,278 +1,40 @@
-"""One plane of the patient on screen.
-
-The only place besides the readers where axes are swapped and flipped: `Cut` says which array axis runs along the
-screen and in which direction, everything above it speaks of the patient in mm.
-"""
+"""One plane of the patient on screen: what it shows, and what the pointer and the keys do in it."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from PySide6.QtCore import QEvent, QPointF, QRectF, Qt, Signal
 from PySide6.QtGui import (
     QColor,
     QCursor,
     QEnterEvent,
     QFocusEvent,
-    QImage,
     QKeyEvent,
     QMouseEvent,
     QPainter,
-    QPainterPath,
+    QPaintEvent,
     QPen,
     QResizeEvent,
-    QTransform,
     QWheelEvent,
 )
-from PySide6.QtWidgets import (
-    QGraphicsItem,
-    QGraphicsPathItem,
-    QGraphicsScene,
-    QGraphicsView,
-    QStyleOptionGraphicsItem,
-    QWidget,
-)
+from PySide6.QtWidgets import QAbstractScrollArea, QWidget
 
+from app.cut import Cut, cut_of
+from app.slice_layers import SOFT_WHITE, Frame, MarksLayer, SliceLayers
+from app.slice_slider import SliceSlider
 from app.theme import LABEL_PX, body_font
-from app.viewer_model import Layer, LayerKey, Overlay, Plane, Point, ViewerModel, Window
-from engine.volume import TUMOUR_CORE, Grid, LabelArray
+from app.viewer_model import Layer, LayerKey, Plane, Point, Side, ViewerModel, Window
+from engine.volume import TUMOUR_CORE
 
-_Scalar = TypeVar("_Scalar", bound=np.generic)
 Voxel = tuple[int, int, int]
 
 # Room for the letters on each side of the head.
 MARGIN_PX = 26
-LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
-GREYS = [0xFF000000 | level << 16 | level << 8 | level for level in range(256)]
-SOFT_WHITE = QColor(255, 255, 255, 179)
-HAIRLINE = QColor(226, 232, 240, 153)
-CROSSHAIR_GAP_PX = 12
 WHEEL_STEP = 120
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How one plane of a grid lies on the screen.
-
-    Screen coordinates are mm from the picture's top left corner, x to the right and y down. Oblique grids are cut along
-    their own axes, named by the anatomical ones they are nearest to.
-
-    Attributes:
-        grid: What is cut.
-        plane: Along which cut.
-        radiological: Whether the patient's left is on the right of the screen (axial and coronal).
-        normal: The array axis that the plane cuts through.
-        columns: The array axis along the screen's x, and whether it runs against the array.
-        rows: The array axis along the screen's y, and whether it runs against the array.
-        upwards: Whether slices are stored towards right, front and head.
-    """
-
-    grid: Grid
-    plane: Plane
-    radiological: bool = True
-
-    normal: int = field(init=False)
-    columns: tuple[int, bool] = field(init=False)
-    rows: tuple[int, bool] = field(init=False)
-    upwards: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        axes, signs = self.grid.nearest_axes()
-        across = 1 if self.plane is Plane.SAGITTAL else 0
-        along = 1 if self.plane is Plane.AXIAL else 2
-        column, row, normal = axes.index(across), axes.index(along), axes.index(self.plane.value)
-        # The face looks to the left in either convention, as on film.
-        towards_left = self.plane is Plane.SAGITTAL or self.radiological
-        object.__setattr__(self, "normal", normal)
-        object.__setattr__(self, "columns", (column, (signs[column] > 0) == towards_left))
-        object.__setattr__(self, "rows", (row, signs[row] > 0))
-        object.__setattr__(self, "upwards", signs[normal] > 0)
-
-    @property
-    def size_mm(self) -> tuple[float, float]:
-        """Width and height of the picture."""
-        column, row = self.columns[0], self.rows[0]
-        return (
-            self.grid.shape[column] * self.grid.spacing[column],
-            self.grid.shape[row] * self.grid.spacing[row],
-        )
-
-    def extract(self, data: NDArray[_Scalar], index: int) -> NDArray[_Scalar]:
-        """The slice as a picture ``(rows, columns)``, first row on top; a view of ``data`` ``(I, J, K)``."""
-        picture: NDArray[_Scalar] = np.moveaxis(data, self.normal, 0)[index]
-        (column, columns_flipped), (row, rows_flipped) = self.columns, self.rows
-        if column < row:
-            picture = picture.T
-        if rows_flipped:
-            picture = picture[::-1]
-        return picture[:, ::-1] if columns_flipped else picture
-
-    def to_screen(self, world: Point) -> tuple[float, float]:
-        """Where a world position ``(3,)`` in mm is drawn."""
-        voxel = self.grid.to_voxel(np.asarray(world)[None])[0]
-        return self._along(voxel, *self.columns), self._along(voxel, *self.rows)
-
-    def _along(self, voxel: Point, axis: int, flipped: bool) -> float:
-        position = self.grid.shape[axis] - 1 - voxel[axis] if flipped else voxel[axis]
-        return float((position + 0.5) * self.grid.spacing[axis])
-
-    def to_world(self, x: float, y: float, index: float) -> Point:
-        """The world position ``(3,)`` in mm that is drawn at a place of slice ``index``."""
-        voxel = np.empty(3)
-        voxel[self.normal] = index
-        for value, (axis, flipped) in ((x, self.columns), (y, self.rows)):
-            position = value / self.grid.spacing[axis] - 0.5
-            voxel[axis] = self.grid.shape[axis] - 1 - position if flipped else position
-        world: Point = self.grid.to_world(voxel[None])[0]
-        return world
-
-    def index_of(self, world: Point) -> int:
-        """The slice nearest to a world position."""
-        voxel = self.grid.to_voxel(np.asarray(world)[None])[0]
-        return int(np.clip(round(voxel[self.normal]), 0, self.grid.shape[self.normal] - 1))
-
-    def number_of(self, index: int) -> int:
-        """The slice's number for people: from 1, counted towards right, front and head."""
-        return index + 1 if self.upwards else self.grid.shape[self.normal] - index
-
-    @property
-    def letters(self) -> tuple[str, str, str, str]:
-        """What the left, right, top and bottom edges face."""
-        if self.plane is Plane.SAGITTAL:
-            left, right = "A", "P"
-        else:
-            left, right = ("R", "L") if self.radiological else ("L", "R")
-        top, bottom = ("A", "P") if self.plane is Plane.AXIAL else ("S", "I")
-        return left, right, top, bottom
-
-    def sample(self, data: NDArray[_Scalar], grid: Grid, index: int) -> NDArray[_Scalar]:
-        """The slice of ``data`` on another ``grid``, nearest neighbour, zero outside; ``(rows, columns)``."""
-        columns = self.grid.shape[self.columns[0]]
-        rows = self.grid.shape[self.rows[0]]
-        width, height = self.size_mm
-        origin = self.to_world(width / columns / 2, height / rows / 2, index)
-        right = (self.to_world(width - width / columns / 2, height / rows / 2, index) - origin) / max(1, columns - 1)
-        down = (self.to_world(width / columns / 2, height - height / rows / 2, index) - origin) / max(1, rows - 1)
-        steps = np.arange(rows)[:, None, None] * down + np.arange(columns)[None, :, None] * right
-        voxels = np.rint(grid.to_voxel((origin + steps).reshape(-1, 3))).astype(np.intp)
-        inside = np.all((voxels >= 0) & (voxels < np.array(grid.shape)), axis=1)
-        picture = np.zeros(rows * columns, dtype=data.dtype)
-        picture[inside] = data[tuple(voxels[inside].T)]
-        return picture.reshape(rows, columns)
-
-
-@lru_cache(maxsize=32)
-def cut_of(grid: Grid, plane: Plane, radiological: bool) -> Cut:
-    """The `Cut`, worked out once for each grid on screen: it is asked for at every move of the pointer."""
-    return Cut(grid, plane, radiological)
-
-
-def greys(picture: NDArray[np.float32], window: Window) -> NDArray[np.uint8]:
-    """What a slice looks like through a window: ``(rows, columns)`` uint8, contiguous."""
-    scaled = (picture - np.float32(window.low)) * np.float32(255.0 / window.width)
-    return np.ascontiguousarray(np.clip(scaled, 0, 255).astype(np.uint8))
-
-
-def outline(mask: NDArray[np.bool_], width: float, height: float) -> QPainterPath:
-    """The edges between a mask and what is not mask, along the voxels' sides.
-
-    Args:
-        mask: ``(rows, columns)``.
-        width: Of one column, in mm.
-        height: Of one row, in mm.
-    """
-    path = QPainterPath()
-    padded = np.pad(mask, 1)
-    rows, columns = np.nonzero(padded[1:-1, 1:] != padded[1:-1, :-1])
-    for column, start, stop in _runs(columns, rows):
-        path.moveTo(column * width, start * height)
-        path.lineTo(column * width, stop * height)
-    rows, columns = np.nonzero(padded[1:, 1:-1] != padded[:-1, 1:-1])
-    for row, start, stop in _runs(rows, columns):
-        path.moveTo(start * width, row * height)
-        path.lineTo(stop * width, row * height)
-    return path
-
-
-def _runs(lines: NDArray[np.intp], places: NDArray[np.intp]) -> list[tuple[int, int, int]]:
-    """Neighbouring places on one line joined to ``(line, first, one after the last)``."""
-    if lines.size == 0:
-        return []
-    order = np.lexsort((places, lines))
-    lines, places = lines[order], places[order]
-    breaks = np.flatnonzero((np.diff(lines) != 0) | (np.diff(places) != 1)) + 1
-    first, last = np.r_[0, breaks], np.r_[breaks, lines.size] - 1
-    return list(zip(lines[first].tolist(), places[first].tolist(), (places[last] + 1).tolist(), strict=True))
-
-
-def coloured(picture: NDArray[np.uint8], colours: list[int]) -> QImage:
-    """Bytes ``(rows, columns)``, contiguous, seen through a table of 256 ARGB colours."""
-    rows, columns = picture.shape
-    image = QImage(picture.data, columns, rows, columns, QImage.Format.Format_Indexed8)
-    image.setColorTable(colours)
-    # Qt does not keep the array alive; what is returned is a copy of its own.
-    return image.convertToFormat(QImage.Format.Format_ARGB32_Premultiplied)
-
-
-def mask_colours(overlay: Overlay) -> list[int]:
-    """The table of 256 ARGB colours that a mask's fill is drawn with."""
-    alpha = round(255 * overlay.opacity) if overlay.filled else 0
-    table = [0] * 256
-    if overlay.whole_tumour_shown:
-        table[1:] = [_argb(QColor(overlay.whole_tumour), alpha)] * 255
-    if overlay.core_shown:
-        table[TUMOUR_CORE] = _argb(QColor(overlay.core), alpha)
-    return table
-
-
-class _Picture(QGraphicsItem):
-    """A slice of bytes shown through a table of 256 colours; smoothed, or, for masks, never.
-
-    Args:
-        smooth: Whether pixels are interpolated.
-    """
-
-    def __init__(self, smooth: bool) -> None:
-        super().__init__()
-        self._smooth = smooth
-        self._image = QImage()
-        self._place = QRectF()
-
-    def show_bytes(self, picture: NDArray[np.uint8], colours: list[int], place: QRectF) -> None:
-        """Draw ``picture`` ``(rows, columns)``, contiguous, over ``place``; ``colours`` are 256 ARGB values."""
-        self._image = coloured(picture, colours)
-        if place != self._place:
-            self.prepareGeometryChange()
-            self._place = place
-        self.update()
-
-    def clear(self) -> None:
-        """Draw nothing."""
-        self._image = QImage()
-        self.update()
-
-    def boundingRect(self) -> QRectF:
-        return self._place
-
-    def paint(self, painter: QPainter, option: QStyleOptionGraphicsItem, widget: QWidget | None = None) -> None:
-        if not self._image.isNull():
-            painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, self._smooth)
-            painter.drawImage(self._place, self._image)
-
-
-class _Sheet(QGraphicsItem):
-    """Holds the pictures; its transform takes mm to pixels."""
-
-    def boundingRect(self) -> QRectF:
-        return QRectF()
-
-    def paint(self, painter: QPainter, option: QStyleOptionGraphicsItem, widget: QWidget | None = None) -> None:
-        """Nothing of its own."""
+# How near to the line of a swipe a press takes hold of it.
+SWIPE_REACH_PX = 9
 
 
 class Tool(Protocol):
@@ -310,8 +72,15 @@ class Tool(Protocol):
         """Draw over the picture, in the view's pixels; `SliceView.pixel_of` says where a place is."""
 
 
-class SliceView(QGraphicsView):
+class SliceView(QAbstractScrollArea):
     """One plane, drawn from a `ViewerModel` and writing the pointer's and the keys' wishes into it.
+
+    Args:
+        model: What is on screen.
+        plane: Which plane.
+        key: The layer shown here; the displayed one when not given.
+        side: Which side of a comparison is shown.
+        title: What stands before the slice's number; nothing when not given.
 
     Signals:
         resized: It has another size, so the scale all planes share is worked out anew.
@@ -323,31 +92,37 @@ class SliceView(QGraphicsView):
     enlarged = Signal(object)
     entered = Signal(object)
 
-    def __init__(self, model: ViewerModel, plane: Plane, parent: QWidget | None = None) -> None:
+    def __init__(
+        self,
+        model: ViewerModel,
+        plane: Plane,
+        key: LayerKey | None = None,
+        side: Side = Side.MAIN,
+        title: str = "",
+        parent: QWidget | None = None,
+    ) -> None:
         super().__init__(parent)
         self.model = model
-        self.plane = plane
+        self._plane, self._key, self._side, self.title = plane, key, side, title
+        self._swiping = False
+        self._swipe_held = False
         self._px_per_mm = 1.0
         self._wheel = 0
         self._held = Qt.MouseButton.NoButton
         self._last = QPointF()
-        self._drawn: tuple[object, ...] = ()
         self._by_key = False
         self._fade = 1.0
         self._tool: Tool | None = None
         self._tool_holds = False
         self._tool_button = Qt.MouseButton.NoButton
+        self._layers = {Side.MAIN: SliceLayers(), Side.OTHER: SliceLayers()}
+        self._marks = MarksLayer()
 
-        self._scene = QGraphicsScene(self)
-        self.setScene(self._scene)
-        self.setFrameShape(QGraphicsView.Shape.NoFrame)
+        self.setFrameShape(QAbstractScrollArea.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
-        self.setViewportUpdateMode(QGraphicsView.ViewportUpdateMode.FullViewportUpdate)
-        self.setRenderHint(QPainter.RenderHint.Antialiasing, True)
-        # Black, not the panel's colour: the picture is the brightest thing on the screen.
-        self.setBackgroundBrush(QColor("black"))
+        self.viewport().setAttribute(Qt.WidgetAttribute.WA_OpaquePaintEvent)
+        self.viewport().setMouseTracking(True)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setCursor(Qt.CursorShape.CrossCursor)
         self.setMinimumSize(120, 120)
@@ -355,30 +130,22 @@ class SliceView(QGraphicsView):
         self.setAcceptDrops(False)
         self.viewport().setAcceptDrops(False)
         self.setContextMenuPolicy(Qt.ContextMenuPolicy.PreventContextMenu)
-        self.setAccessibleName(f"{plane.title} view")
+        self.slider = SliceSlider(self)
+        self.slider.chosen.connect(self._go_to_number)
+        self.setViewportMargins(0, 0, self.slider.width(), 0)
 
-        self._sheet = _Sheet()
-        self._image = _Picture(smooth=True)
-        self._mask = _Picture(smooth=False)
-        self._outlines = {"whole_tumour": QGraphicsPathItem(), "core": QGraphicsPathItem()}
-        self._scene.addItem(self._sheet)
-        for item in (self._image, self._mask, *self._outlines.values()):
-            item.setParentItem(self._sheet)
-            # Events are the view's business; items that took them would swallow the wheel.
-            item.setAcceptedMouseButtons(Qt.MouseButton.NoButton)
-            item.setAcceptHoverEvents(False)
-        for mask_outline in self._outlines.values():
-            mask_outline.setBrush(Qt.BrushStyle.NoBrush)
-
-        model.layers_changed.connect(self._redraw)
-        model.shown_changed.connect(self._redraw)
-        model.window_changed.connect(self._redraw)
-        model.labels_changed.connect(self._redraw)
-        model.overlay_changed.connect(self._redraw)
-        model.convention_changed.connect(self._redraw)
-        model.crosshair_changed.connect(self._redraw)
-        model.view_changed.connect(self._place)
-        self._redraw()
+        for signal in (
+            model.layers_changed,
+            model.shown_changed,
+            model.convention_changed,
+            model.crosshair_changed,
+        ):
+            signal.connect(self._update)
+        for signal in (model.window_changed, model.overlay_changed, model.view_changed):
+            signal.connect(self.viewport().update)
+        for signal in (model.labels_changed, model.other_changed):
+            signal.connect(self._forget_masks)
+        self._update()
 
     # The tool in hand
 
@@ -390,8 +157,7 @@ class SliceView(QGraphicsView):
     @tool.setter
     def tool(self, tool: Tool | None) -> None:
         self._tool, self._tool_holds = tool, False
-        self.setCursor(tool.cursor if tool is not None else Qt.CursorShape.CrossCursor)
-        self.viewport().setMouseTracking(tool is not None)
+        self.setCursor(self._usual_cursor())
         self.repaint_tool()
 
     def repaint_tool(self) -> None:
@@ -419,20 +185,33 @@ class SliceView(QGraphicsView):
     # What is drawn
 
     @property
+    def plane(self) -> Plane:
+        """Which plane is cut."""
+        return self._plane
+
+    def show_plane(self, plane: Plane, side: Side = Side.MAIN, title: str = "", swiping: bool = False) -> None:
+        """Cut another plane, or show the other side of a comparison, or both with a line to draw across."""
+        self._plane, self._side, self.title, self._swiping = plane, side, title, swiping
+        self._update()
+
+    @property
     def key(self) -> LayerKey | None:
         """The layer drawn here."""
-        return self.model.shown
+        return self._key if self._key is not None else self.model.shown
 
     @property
     def layer(self) -> Layer | None:
         """The layer drawn here."""
-        return self.model.layer
+        return self.model.layer_of(self._side, self.key)
 
     @property
     def cut(self) -> Cut | None:
         """How the displayed grid lies on this view."""
-        layer = self.layer
-        return cut_of(layer.volume.grid, self.plane, self.model.radiological) if layer is not None else None
+        return self._cut_of(self.layer)
+
+    def _cut_of(self, layer: Layer | None) -> Cut | None:
+        model = self.model
+        return cut_of(layer.volume.grid, self._plane, model.radiological, model.nose_left) if layer else None
 
     @property
     def index(self) -> int | None:
@@ -456,193 +235,157 @@ class SliceView(QGraphicsView):
     def set_scale(self, px_per_mm: float) -> None:
         """The scale at zoom 1, which planes side by side share."""
         self._px_per_mm = px_per_mm
-        self._place()
+        self.viewport().update()
 
     def set_fade(self, amount: float) -> None:
         """How much of a new overlay is to be seen yet, 0..1."""
         self._fade = amount
-        self._mask.setOpacity(amount)
-        for item in self._outlines.values():
-            item.setOpacity(amount)
+        self.viewport().update()
 
     @property
     def px_per_mm(self) -> float:
         """The scale as drawn."""
         return self._px_per_mm * self.model.zoom
 
-    def _redraw(self) -> None:
-        cut, layer, key, index = self.cut, self.layer, self.key, self.index
-        if cut is None or layer is None or key is None or index is None:
-            self._drawn = ()
-            self._image.clear()
-            self._draw_mask(None, None)
-            self.viewport().update()
-            return
-        window = self.model.window_of(key)
-        labels = self.model.labels
-        drawn = (layer, index, window, labels, self.model.overlay, self.model.radiological)
-        if drawn != self._drawn:
-            image_changed = drawn[:3] != self._drawn[:3] or drawn[5:] != self._drawn[5:]
-            self._drawn = drawn
-            width, height = cut.size_mm
-            if image_changed:
-                picture = greys(cut.extract(layer.volume.data, index), window)
-                self._image.show_bytes(picture, GREYS, QRectF(0, 0, width, height))
-            self._draw_mask(cut, index)
-        self._place()
-        self._describe(cut, index)
+    def frame(self, side: Side | None = None) -> Frame | None:
+        """What is to be painted, of this view's side or of another; None where there is nothing."""
+        side = self._side if side is None else side
+        key, layer = self.key, self.model.layer_of(side, self.key)
+        cut = self._cut_of(layer)
+        if key is None or layer is None or cut is None:
+            return None
+        scale = self.px_per_mm
+        x, y = cut.to_screen(self.model.centre)
+        area = QRectF(self.viewport().rect())
+        middle = self.viewport().rect().center()
+        return Frame(
+            model=self.model,
+            side=side,
+            key=key,
+            layer=layer,
+            cut=cut,
+            index=cut.index_of(self.model.crosshair),
+            left=middle.x() + 0.5 - x * scale,
+            top=middle.y() + 0.5 - y * scale,
+            px_per_mm=scale,
+            area=area,
+            ratio=self.devicePixelRatioF(),
+            fade=self._fade,
+        )
 
-    def _draw_mask(self, cut: Cut | None, index: int | None) -> None:
-        labels, overlay = self.model.labels, self.model.overlay
-        if labels is None or cut is None or index is None or not overlay.visible:
-            self._mask.clear()
-            for item in self._outlines.values():
-                item.setPath(QPainterPath())
-            return
-        if labels.grid.same_as(cut.grid):
-            picture: LabelArray = np.ascontiguousarray(cut.extract(labels.data, index))
-        else:
-            picture = cut.sample(labels.data, labels.grid, index)
-        width, height = cut.size_mm
-        columns, rows = width / picture.shape[1], height / picture.shape[0]
-        whole, core = QColor(overlay.whole_tumour), QColor(overlay.core)
-        if overlay.filled and picture.any():
-            self._mask.show_bytes(picture, mask_colours(overlay), QRectF(0, 0, width, height))
-        else:
-            self._mask.clear()
-        edges = {
-            "whole_tumour": (overlay.whole_tumour_shown, picture > 0, whole),
-            "core": (overlay.core_shown, picture == TUMOUR_CORE, core),
-        }
-        for name, (shown, mask, colour) in edges.items():
-            # With the fill at nothing the outline stays: opacity is about seeing the scan through the mask.
-            path = outline(mask, columns, rows) if shown else QPainterPath()
-            pen = QPen(colour, 1.5)
-            pen.setCosmetic(True)
-            self._outlines[name].setPen(pen)
-            self._outlines[name].setPath(path)
-        self.set_fade(self._fade)
+    def _forget_masks(self) -> None:
+        for layers in self._layers.values():
+            layers.masks.forget()
+        self._update()
 
-    def _place(self) -> None:
-        cut = self.cut
-        if cut is not None:
-            scale = self.px_per_mm
-            x, y = cut.to_screen(self.model.centre)
-            middle = self.viewport().rect().center()
-            self._sheet.setTransform(
-                QTransform(scale, 0, 0, scale, middle.x() + 0.5 - x * scale, middle.y() + 0.5 - y * scale)
-            )
+    def _update(self) -> None:
+        cut, index = self.cut, self.index
+        self.slider.setVisible(cut is not None)
+        if cut is not None and index is not None:
+            self.slider.show_slices(cut, index, self.model.mask_of(self._side), self.model.overlay)
+            self._describe(cut, index)
         self.viewport().update()
 
     def _describe(self, cut: Cut, index: int) -> None:
+        self.setAccessibleName(f"{self.title} {self._plane.title} view".strip())
         x, y, z = self.model.crosshair
         words = (
-            f"{self.plane.title} slice {cut.number_of(index)} of {cut.grid.shape[cut.normal]}, crosshair at "
+            f"{self._plane.title} slice {cut.number_of(index)} of {cut.grid.shape[cut.normal]}, crosshair at "
             f"{abs(x):.0f} mm {'right' if x >= 0 else 'left'}, {abs(y):.0f} mm {'front' if y >= 0 else 'back'}, "
             f"{abs(z):.0f} mm {'up' if z >= 0 else 'down'}"
         )
-        voxel, labels, layer = self.model.voxel(), self.model.labels, self.layer
-        if labels is not None and voxel is not None and layer is not None and labels.grid.same_as(layer.volume.grid):
-            label = int(labels.data[voxel])
-            words += ", in the tumour core" if label == TUMOUR_CORE else ", in the whole tumour" if label else ""
+        voxel, mask, layer = self.model.voxel(), self.model.mask_of(self._side), self.layer
+        if mask is not None and voxel is not None and layer is not None:
+            labels = mask.labels
+            if labels.grid.same_as(layer.volume.grid):
+                label = int(labels.data[voxel])
+                words += ", in the tumour core" if label == TUMOUR_CORE else ", in the whole tumour" if label else ""
         self.setAccessibleDescription(words)
 
-    # Letters, crosshair, scale bar
-
-    def drawForeground(self, painter: QPainter, rect: QRectF | object) -> None:
-        cut, index = self.cut, self.index
-        if cut is None or index is None:
-            return
-        area = QRectF(self.viewport().rect())
-        painter.save()
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
-        self._draw_crosshair(painter, cut, area)
-        painter.setRenderHint(QPainter.RenderHint.TextAntialiasing, True)
-        self._draw_letters(painter, cut, area)
-        self._draw_line_of_text(painter, cut, index, area)
-        self._draw_scale_bar(painter, area)
-        if self._tool is not None:
-            painter.save()
-            painter.setRenderHint(QPainter.RenderHint.Antialiasing, True)
-            self._tool.paint(painter, self)
-            painter.restore()
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self.viewport())
+        # Black, not the panel's colour: the picture is the brightest thing on the screen.
+        painter.fillRect(self.viewport().rect(), QColor("black"))
+        frame = self.frame()
+        if frame is not None:
+            if self._swiping:
+                self._paint_swiped(painter)
+            else:
+                self._layers[self._side].paint(painter, frame)
+            self._marks.paint(painter, frame, self._words(painter, frame))
+            if self._tool is not None:
+                painter.save()
+                painter.setRenderHint(QPainter.RenderHint.Antialiasing, True)
+                self._tool.paint(painter, self)
+                painter.restore()
         if self._by_key and self.hasFocus():
+            painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
             painter.setPen(QPen(self.palette().highlight().color(), 1))
             painter.setBrush(Qt.BrushStyle.NoBrush)
-            painter.drawRect(area.adjusted(0, 0, -1, -1))
-        painter.restore()
+            painter.drawRect(self.viewport().rect().adjusted(0, 0, -1, -1))
 
-    def _draw_crosshair(self, painter: QPainter, cut: Cut, area: QRectF) -> None:
-        x, y = cut.to_screen(self.model.crosshair)
-        point = self._sheet.transform().map(QPointF(x, y))
-        column, row, gap = math.floor(point.x()), math.floor(point.y()), CROSSHAIR_GAP_PX
-        painter.setPen(QPen(HAIRLINE, 1))
-        for a, b in ((area.left(), column - gap), (column + gap, area.right())):
-            if b > a:
-                painter.drawLine(QPointF(a, row), QPointF(b, row))
-        for a, b in ((area.top(), row - gap), (row + gap, area.bottom())):
-            if b > a:
-                painter.drawLine(QPointF(column, a), QPointF(column, b))
+    def _paint_swiped(self, painter: QPainter) -> None:
+        """The main side left of the line, the other right of it."""
+        area, x = QRectF(self.viewport().rect()), self._swipe_x()
+        halves = {Side.MAIN: QRectF(0, 0, x, area.height()), Side.OTHER: area.adjusted(x, 0, 0, 0)}
+        for side, half in halves.items():
+            frame = self.frame(side)
+            if frame is not None:
+                painter.save()
+                painter.setClipRect(half)
+                self._layers[side].paint(painter, frame)
+                painter.restore()
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing, True)
+        painter.setPen(QPen(SOFT_WHITE, 1.5))
+        painter.drawLine(QPointF(x, 0), QPointF(x, area.height()))
+        painter.setBrush(QColor("black"))
+        handle = QPointF(x, area.height() * 0.75)
+        painter.drawEllipse(handle, 9, 9)
+        for turn in (-1, 1):
+            painter.drawPolyline([handle + QPointF(turn * 2.5, -3), handle + QPointF(turn * 5.5, 0),
+                                  handle + QPointF(turn * 2.5, 3)])  # fmt: skip
 
-    def _draw_letters(self, painter: QPainter, cut: Cut, area: QRectF) -> None:
-        left, right, top, bottom = cut.letters
-        layer = self.layer
-        if layer is not None and not layer.volume.oriented:
-            # The file does not say how the patient lay: a letter without its question mark would be a claim.
-            left, right, top, bottom = left + "?", right + "?", top + "?", bottom + "?"
-        painter.setFont(body_font(12, medium=True))
-        box = area.adjusted(7, 4, -7, -4)
-        for text, where in (
-            (left, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter),
-            (right, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter),
-            (top, Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignHCenter),
-            (bottom, Qt.AlignmentFlag.AlignBottom | Qt.AlignmentFlag.AlignHCenter),
-        ):
-            bounds = painter.boundingRect(box, int(where), text)
-            # The crosshair may run through a letter; black behind it keeps it readable.
-            painter.fillRect(bounds.adjusted(-2, 0, 2, 0), QColor(0, 0, 0, 150))
-            painter.setPen(SOFT_WHITE)
-            painter.drawText(bounds, int(where), text)
+    def _swipe_x(self) -> float:
+        return float(round(self.model.swipe * self.viewport().width()))
 
-    def _draw_line_of_text(self, painter: QPainter, cut: Cut, index: int, area: QRectF) -> None:
-        words = f"{self.plane.title}  {cut.number_of(index)} / {cut.grid.shape[cut.normal]}"
-        side = "Radiological" if self.model.radiological else "Neurological"
+    def _words(self, painter: QPainter, frame: Frame) -> str:
+        """Slice and state, as long as there is room for left of the letter on top."""
+        cut, model = frame.cut, self.model
+        number = f"{cut.number_of(frame.index)} / {cut.grid.shape[cut.normal]}"
+        if self._plane is Plane.SAGITTAL:
+            state = short = "Nose left" if model.nose_left else "Nose right"
+        else:
+            state, short = ("Radiological", "R | L") if model.radiological else ("Neurological", "L | R")
+        raw = [] if model.interpolated else ["Voxels"]
         painter.setFont(body_font(LABEL_PX))
-        painter.setPen(SOFT_WHITE)
-        # In a narrow view the long word would run into the letter on top.
-        room = area.width() / 2 - 24
-        if painter.fontMetrics().horizontalAdvance(f"{words}   {side}") > room:
-            side = "R | L" if self.model.radiological else "L | R"
-        box = area.adjusted(10, 8, -10, -8)
-        painter.drawText(box, int(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop), f"{words}   {side}")
-
-    def _draw_scale_bar(self, painter: QPainter, area: QRectF) -> None:
-        length, words = scale_bar(area.width() / self.px_per_mm)
-        pixels = length * self.px_per_mm
-        y, right = area.bottom() - 12, area.right() - 12
-        painter.setPen(QPen(SOFT_WHITE, 1))
-        painter.drawLine(QPointF(right - pixels, y), QPointF(right, y))
-        for x in (right - pixels, right):
-            painter.drawLine(QPointF(x, y - 3), QPointF(x, y + 3))
-        painter.setFont(body_font(LABEL_PX))
-        box = QRectF(right - pixels - 60, y - 10, 52, 20)
-        painter.drawText(box, int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter), words)
+        room = frame.area.width() / 2 - 24
+        choices = (
+            [self.title, f"{self._plane.title}  {number}", state, *raw],
+            [self.title, f"{self._plane.title}  {number}", short, *raw],
+            [self.title, number, short, *raw],
+        )
+        words = ["   ".join(part for part in choice if part) for choice in choices]
+        return next((w for w in words if painter.fontMetrics().horizontalAdvance(w) <= room), words[-1])
 
     # Pointer and keys
 
     def world_at(self, position: QPointF) -> Point | None:
         """The world position in mm under a pixel of this view, on the slice drawn."""
-        cut, index = self.cut, self.index
-        inverse, invertible = self._sheet.transform().inverted()
-        if cut is None or index is None or not invertible:
+        frame = self.frame()
+        if frame is None:
             return None
-        point = inverse.map(position)
-        return cut.to_world(point.x(), point.y(), index)
+        x, y = (position.x() - frame.left) / frame.px_per_mm, (position.y() - frame.top) / frame.px_per_mm
+        return frame.cut.to_world(x, y, frame.index)
 
     def pixel_of(self, world: Point) -> QPointF | None:
         """Where a world position in mm is drawn."""
-        cut = self.cut
-        return self._sheet.transform().map(QPointF(*cut.to_screen(world))) if cut is not None else None
+        frame = self.frame()
+        return frame.pixel_of(world) if frame is not None else None
+
+    def _go_to_number(self, number: int) -> None:
+        cut, index = self.cut, self.index
+        if cut is not None and index is not None:
+            self.model.step(self._plane, number - cut.number_of(index))
 
     def wheelEvent(self, event: QWheelEvent) -> None:
         event.accept()
@@ -652,7 +395,7 @@ class SliceView(QGraphicsView):
         if steps and event.modifiers() & Qt.KeyboardModifier.ControlModifier:
             self._zoom(1.2**steps, event.position())
         elif steps:
-            self.model.step(self.plane, steps)
+            self.model.step(self._plane, steps)
 
     def _zoom(self, factor: float, position: QPointF) -> None:
         fixed = self.world_at(position)
@@ -667,6 +410,9 @@ class SliceView(QGraphicsView):
         event.accept()
         self._by_key = False
         self._last = event.position()
+        if self._near_swipe(event.position()) and event.button() == Qt.MouseButton.LeftButton:
+            self._swipe_held = True
+            return
         if self._tool_holds or self._press_tool(event):
             return
         self._held = event.button()
@@ -678,6 +424,13 @@ class SliceView(QGraphicsView):
 
     def mouseMoveEvent(self, event: QMouseEvent) -> None:
         event.accept()
+        self.model.point_at(self.world_at(event.position()))
+        if self._swipe_held:
+            self.model.set_layout(swipe=event.position().x() / max(1, self.viewport().width()))
+            return
+        if self._swiping and not event.buttons():
+            near = self._near_swipe(event.position())
+            self.setCursor(Qt.CursorShape.SplitHCursor if near else self._usual_cursor())
         if self._tool is not None and (self._tool_holds or not event.buttons()):
             place = self._place_at(event.position())
             if place is not None and self._tool_holds:
@@ -699,6 +452,7 @@ class SliceView(QGraphicsView):
     def mouseReleaseEvent(self, event: QMouseEvent) -> None:
         event.accept()
         self._held = Qt.MouseButton.NoButton
+        self._swipe_held = False
         place = self._place_at(event.position())
         if self._tool is not None and self._tool_holds and place is not None:
             # Another button that goes down and up meanwhile is not the tool's.
@@ -713,9 +467,15 @@ class SliceView(QGraphicsView):
         if event.button() == Qt.MouseButton.LeftButton:
             self.enlarged.emit(self)
         elif event.button() == Qt.MouseButton.RightButton:
-            self.model.reset_window()
+            self.model.reset_window(self.key)
         elif event.button() == Qt.MouseButton.MiddleButton:
             self.model.fit()
+
+    def _near_swipe(self, position: QPointF) -> bool:
+        return self._swiping and abs(position.x() - self._swipe_x()) <= SWIPE_REACH_PX
+
+    def _usual_cursor(self) -> Qt.CursorShape | QCursor:
+        return self._tool.cursor if self._tool is not None else Qt.CursorShape.CrossCursor
 
     def _point_at(self, position: QPointF) -> None:
         world = self.world_at(position)
@@ -723,12 +483,14 @@ class SliceView(QGraphicsView):
             self.model.move_crosshair(world)
 
     def _change_window(self, moved: QPointF) -> None:
-        layer, window = self.layer, self.model.window
-        if layer is None or window is None:
+        layer, key = self.layer, self.key
+        if layer is None or key is None:
             return
+        window = self.model.window_of(key)
         per_pixel = (layer.span[1] - layer.span[0]) / 400
         # As in the viewers of radiology: to the right is wider, upwards is brighter.
-        self.model.set_window(Window(window.width + moved.x() * per_pixel, window.level + moved.y() * per_pixel))
+        wider = Window(window.width + moved.x() * per_pixel, window.level + moved.y() * per_pixel)
+        self.model.set_window(wider, key)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         cut, index = self.cut, self.index
@@ -740,7 +502,7 @@ class SliceView(QGraphicsView):
         event.accept()
         by = 10 if event.modifiers() & Qt.KeyboardModifier.ShiftModifier else 1
         across, down = arrows[Qt.Key(key)]
-        spacing = self.model.layer.volume.grid.spacing if self.model.layer else (1.0, 1.0, 1.0)
+        spacing = cut.grid.spacing
         x, y = cut.to_screen(self.model.crosshair)
         x += across * by * spacing[cut.columns[0]]
         y += down * by * spacing[cut.rows[0]]
@@ -751,6 +513,7 @@ class SliceView(QGraphicsView):
         super().enterEvent(event)
 
     def leaveEvent(self, event: QEvent) -> None:
+        self.model.point_at(None)
         if self._tool is not None:
             self._tool.hover(self, None, None, Qt.KeyboardModifier.NoModifier)
         super().leaveEvent(event)
@@ -771,23 +534,10 @@ class SliceView(QGraphicsView):
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
-        self._scene.setSceneRect(QRectF(self.viewport().rect()))
-        self._place()
+        self.slider.setGeometry(self.width() - self.slider.width(), 0, self.slider.width(), self.height())
         self.resized.emit()
 
     def changeEvent(self, event: QEvent) -> None:
         super().changeEvent(event)
         if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.FontChange):
             self.viewport().update()
-
-
-def _argb(colour: QColor, alpha: int) -> int:
-    return alpha << 24 | colour.red() << 16 | colour.green() << 8 | colour.blue()
-
-
-def scale_bar(width_mm: float) -> tuple[float, str]:
-    """A round length in mm of at most a quarter of the width, and its name."""
-    for length in (100.0, 50.0, 20.0, 10.0, 5.0, 2.0, 1.0):
-        if length <= width_mm / 4:
-            return length, f"{length / 10:g} cm" if length >= 10 else f"{length:g} mm"
-    return 1.0, "1 mm"

@@ -15,6 +15,7 @@ from app import ASSETS
 # Okabe and Ito: told apart by people who see red and green alike.
 WHOLE_TUMOUR = "#56B4E9"
 CORE = "#E69F00"
+DISAGREEMENT = "#CC79A7"
 
 BODY_PX = 13
 LABEL_PX = 11

@@ -6,8 +6,10 @@ that differ stay linked without knowing of each other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,52 @@ class Plane(Enum):
     def title(self) -> str:
         """Its name on screen."""
         return self.name.capitalize()
+
+
+class Layout(Enum):
+    """What the window's views show together; the value is how it is remembered."""
+
+    PLANES = "planes"
+    SURFACE = "surface"
+    PLANE = "plane"
+    SEQUENCES = "sequences"
+    COMPARE = "compare"
+
+
+class Side(Enum):
+    """Of a comparison: what is judged, and what it is compared with."""
+
+    MAIN = 0
+    OTHER = 1
+
+
+class MaskStyle(Enum):
+    """How a mask is drawn."""
+
+    BOTH = "both"
+    FILL = "fill"
+    OUTLINE = "outline"
+
+
+class Map(Enum):
+    """What is painted over the scan besides the masks."""
+
+    NONE = "none"
+    WHOLE_TUMOUR = "whole_tumour"
+    CORE = "tumour_core"
+    UNCERTAINTY = "uncertainty"
+    DISAGREEMENT = "disagreement"
+
+    @property
+    def title(self) -> str:
+        """Its name on screen."""
+        return {
+            "none": "Masks alone",
+            "whole_tumour": "Probability of whole tumour",
+            "tumour_core": "Probability of core",
+            "uncertainty": "Uncertainty",
+            "disagreement": "Disagreement",
+        }[self.value]
 
 
 @dataclass(frozen=True)
@@ -151,6 +199,8 @@ class Mask:
         histograms: Each layer's ``(2, HISTOGRAM_BINS)``, of whole tumour and core, over the layer's own span; the
             largest 1. Layers on another grid have none.
         largest: World position in mm of the middle of the tumour in the slice where it is largest, or None.
+        probabilities: Of ``"whole_tumour"`` and ``"tumour_core"``, ``(I, J, K)`` on the labels' grid; empty for a mask
+            that nobody gave any, such as a ground truth.
     """
 
     labels: LabelMap
@@ -158,9 +208,15 @@ class Mask:
     axis: int
     histograms: dict[LayerKey, FloatArray]
     largest: Point | None
+    probabilities: Mapping[str, FloatArray] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, labels: LabelMap, layers: dict[LayerKey, Layer]) -> Mask:
+    def of(
+        cls,
+        labels: LabelMap,
+        layers: dict[LayerKey, Layer],
+        probabilities: Mapping[str, FloatArray] | None = None,
+    ) -> Mask:
         """Look through a label map; takes about 50 ms for 240 x 240 x 155 voxels and four layers."""
         grid = labels.grid
         axis = grid.nearest_axes()[0].index(2)
@@ -196,7 +252,41 @@ class Mask:
             nearest = inside[np.argmin(((inside - inside.mean(axis=0)) ** 2).sum(axis=1))]
             voxel = np.insert(nearest, axis, index)
             largest = grid.to_world(voxel[None])[0]
-        return cls(labels, areas, axis, histograms, largest)
+        return cls(labels, areas, axis, histograms, largest, dict(probabilities or {}))
+
+    def extent(self, axis: int) -> NDArray[np.bool_]:
+        """``(2, n)`` which slices across an array axis hold whole tumour, and which core."""
+        return self._extents[axis]
+
+    @cached_property
+    def _extents(self) -> list[NDArray[np.bool_]]:
+        held = np.flatnonzero(self.areas_mm2[0])
+        extents = [np.zeros((2, n), bool) for n in self.labels.data.shape]
+        if held.size:
+            # The slices without tumour, which are most, are not looked at again.
+            part = np.moveaxis(self.labels.data, self.axis, 0)[held[0] : held[-1] + 1]
+            others = [axis for axis in range(3) if axis != self.axis]
+            for row, inside in enumerate((part > 0, part == TUMOUR_CORE)):
+                extents[self.axis][row] = self.areas_mm2[row] > 0
+                flat = inside.any(axis=0)
+                extents[others[0]][row] = flat.any(axis=1)
+                extents[others[1]][row] = flat.any(axis=0)
+        return extents
+
+
+@dataclass(frozen=True, eq=False)
+class Version:
+    """Something to compare what is judged with: another result, a ground truth, an earlier scan.
+
+    Attributes:
+        name: What it is called on screen.
+        mask: Its mask, if it has one.
+        layers: Its own scans; empty where it belongs to the scan that is judged.
+    """
+
+    name: str
+    mask: Mask | None = None
+    layers: Mapping[LayerKey, Layer] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -206,7 +296,9 @@ class Overlay:
     Attributes:
         visible: Whether they are drawn at all.
         opacity: Of the fill, 0..1.
-        filled: Fill and outline, or the outline alone.
+        style: Fill, outline, or both.
+        map: What is painted besides.
+        other_shown: Whether the outline of what is compared with is drawn too.
         whole_tumour: Its colour.
         core: Its colour.
         whole_tumour_shown: Whether its eye is open.
@@ -215,11 +307,23 @@ class Overlay:
 
     visible: bool = True
     opacity: float = 0.45
-    filled: bool = True
+    style: MaskStyle = MaskStyle.BOTH
+    map: Map = Map.NONE
+    other_shown: bool = True
     whole_tumour: str = WHOLE_TUMOUR
     core: str = CORE
     whole_tumour_shown: bool = True
     core_shown: bool = True
+
+    @property
+    def filled(self) -> bool:
+        """Whether the masks have a fill."""
+        return self.style is not MaskStyle.OUTLINE
+
+    @property
+    def outlined(self) -> bool:
+        """Whether the masks have an outline."""
+        return self.style is not MaskStyle.FILL
 
 
 class ViewerModel(QObject):
@@ -233,7 +337,10 @@ class ViewerModel(QObject):
         view_changed: Zoom or pan changed.
         overlay_changed: The masks' look changed.
         labels_changed: There is another mask, or none.
-        convention_changed: Left and right of the screen changed sides.
+        other_changed: There is something else to compare with, or nothing.
+        convention_changed: Slices lie otherwise on the screen: left and right, the nose, or interpolation.
+        layout_changed: Other views, another plane of the one that is big, or another way to compare.
+        pointer_changed: The pointer is over another place of the patient, or over none.
     """
 
     layers_changed = Signal()
@@ -243,7 +350,10 @@ class ViewerModel(QObject):
     view_changed = Signal()
     overlay_changed = Signal()
     labels_changed = Signal()
+    other_changed = Signal()
     convention_changed = Signal()
+    layout_changed = Signal()
+    pointer_changed = Signal()
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -256,6 +366,14 @@ class ViewerModel(QObject):
         self._mask: Mask | None = None
         self._overlay = Overlay()
         self._radiological = True
+        self._nose_left = True
+        self._interpolated = True
+        self._layout = Layout.PLANES
+        self._plane = Plane.AXIAL
+        self._swiped = False
+        self._swipe = 0.5
+        self._other: Version | None = None
+        self._pointer: Point | None = None
 
     # Layers
 
@@ -286,7 +404,7 @@ class ViewerModel(QObject):
         self._windows = {key: old_windows.get(key, layer.default_window) for key, layer in layers.items()}
         if self._shown not in self._layers:
             self._shown = next(iter(self._layers), None)
-        self._mask = None
+        self._mask = self._other = self._pointer = None
         if not keep_place and self._layers:
             self._centre = self.content_mm.mean(axis=0)
             self._crosshair = self._snapped(self._centre)
@@ -305,6 +423,14 @@ class ViewerModel(QObject):
         """``(2, 3)`` corners in mm of the box that holds the head in every layer."""
         boxes = np.stack([layer.content_mm for layer in self._layers.values()])
         return np.stack([boxes[:, 0].min(axis=0), boxes[:, 1].max(axis=0)])
+
+    def layer_of(self, side: Side, key: LayerKey | None) -> Layer | None:
+        """The scan that a side of a comparison shows for a layer; None where that side lacks it."""
+        if key is None:
+            return None
+        if side is Side.OTHER and self._other is not None and self._other.layers:
+            return self._other.layers.get(key)
+        return self._layers.get(key)
 
     # Crosshair
 
@@ -341,6 +467,16 @@ class ViewerModel(QObject):
         voxel[array_axis] = np.clip(voxel[array_axis] + slices * signs[array_axis], 0, grid.shape[array_axis] - 1)
         self.move_crosshair(grid.to_world(voxel[None])[0])
 
+    @property
+    def pointer(self) -> Point | None:
+        """The world position ``(3,)`` in mm under the pointer, or None where it is over no picture."""
+        return self._pointer
+
+    def point_at(self, world: Point | None) -> None:
+        """Say where the pointer is."""
+        self._pointer = world
+        self.pointer_changed.emit()
+
     def voxel(self) -> tuple[int, int, int] | None:
         """The displayed grid's voxel under the crosshair."""
         layer = self.layer
@@ -362,21 +498,23 @@ class ViewerModel(QObject):
         """Window and level of any layer."""
         return self._windows[key]
 
-    def set_window(self, window: Window) -> None:
-        """Change window and level of the displayed layer."""
-        layer = self.layer
-        if layer is None or self._shown is None:
+    def set_window(self, window: Window, key: LayerKey | None = None) -> None:
+        """Change window and level of a layer; of the displayed one when none is named."""
+        key = self._shown if key is None else key
+        layer = self._layers.get(key) if key is not None else None
+        if layer is None or key is None:
             return
         smallest = (layer.span[1] - layer.span[0]) / 500
         window = Window(max(window.width, smallest), window.level)
-        if window != self._windows[self._shown]:
-            self._windows[self._shown] = window
+        if window != self._windows[key]:
+            self._windows[key] = window
             self.window_changed.emit()
 
-    def reset_window(self) -> None:
+    def reset_window(self, key: LayerKey | None = None) -> None:
         """Back to the window that suits the tissue."""
-        if self.layer is not None:
-            self.set_window(self.layer.default_window)
+        key = self._shown if key is None else key
+        if key is not None and key in self._layers:
+            self.set_window(self._layers[key].default_window, key)
 
     # Zoom and pan
 
@@ -421,15 +559,31 @@ class ViewerModel(QObject):
         self._mask = mask
         self.labels_changed.emit()
 
+    def mask_of(self, side: Side) -> Mask | None:
+        """The mask of a side of a comparison."""
+        if side is Side.MAIN:
+            return self._mask
+        return self._other.mask if self._other is not None else None
+
+    @property
+    def other(self) -> Version | None:
+        """What is compared with."""
+        return self._other
+
+    def set_other(self, other: Version | None) -> None:
+        """Compare with this, or with nothing."""
+        self._other = other
+        self.other_changed.emit()
+
     @property
     def overlay(self) -> Overlay:
         """How the masks are drawn."""
         return self._overlay
 
-    def set_overlay(self, **changes: bool | float | str) -> None:
+    def set_overlay(self, **changes: bool | float | str | MaskStyle | Map) -> None:
         """Change some of `Overlay`: ``set_overlay(opacity=0.3)``."""
         if "opacity" in changes:
-            changes["opacity"] = min(1.0, max(0.0, float(changes["opacity"])))
+            changes["opacity"] = min(1.0, max(0.0, float(changes["opacity"])))  # type: ignore[arg-type]
         overlay = replace(self._overlay, **changes)  # type: ignore[arg-type]
         if overlay != self._overlay:
             self._overlay = overlay
@@ -447,3 +601,63 @@ class ViewerModel(QObject):
         if radiological != self._radiological:
             self._radiological = radiological
             self.convention_changed.emit()
+
+    @property
+    def nose_left(self) -> bool:
+        """Whether sagittal slices look to the left of the screen."""
+        return self._nose_left
+
+    def set_nose_left(self, nose_left: bool) -> None:
+        """Switch the side to which sagittal slices look; never touches data."""
+        if nose_left != self._nose_left:
+            self._nose_left = nose_left
+            self.convention_changed.emit()
+
+    @property
+    def interpolated(self) -> bool:
+        """Whether scans are smoothed between voxels; masks never are."""
+        return self._interpolated
+
+    def set_interpolated(self, interpolated: bool) -> None:
+        """Smooth scans between voxels, or show the voxels as they are."""
+        if interpolated != self._interpolated:
+            self._interpolated = interpolated
+            self.convention_changed.emit()
+
+    # Layout
+
+    @property
+    def layout(self) -> Layout:
+        """Which views are on screen."""
+        return self._layout
+
+    @property
+    def plane(self) -> Plane:
+        """The plane of the layouts that show one."""
+        return self._plane
+
+    @property
+    def swiped(self) -> bool:
+        """Whether a comparison shows one view with a line to draw across it, instead of two side by side."""
+        return self._swiped
+
+    @property
+    def swipe(self) -> float:
+        """Where that line is, 0 (all of it the other) to 1."""
+        return self._swipe
+
+    def set_layout(
+        self,
+        layout: Layout | None = None,
+        plane: Plane | None = None,
+        swiped: bool | None = None,
+        swipe: float | None = None,
+    ) -> None:
+        """Change what is given of layout, plane and way to compare."""
+        before = (self._layout, self._plane, self._swiped, self._swipe)
+        self._layout = self._layout if layout is None else layout
+        self._plane = self._plane if plane is None else plane
+        self._swiped = self._swiped if swiped is None else swiped
+        self._swipe = self._swipe if swipe is None else min(1.0, max(0.0, swipe))
+        if before != (self._layout, self._plane, self._swiped, self._swipe):
+            self.layout_changed.emit()

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from PySide6.QtCore import QPoint, QPointF, Qt
 
-from app.slice_view import Cut, SliceView, outline, scale_bar
-from app.viewer_model import Layer, Mask, Plane, ViewerModel
+from app.cut import Cut
+from app.slice_layers import scale_bar
+from app.slice_view import SliceView
+from app.viewer_model import Layer, Mask, MaskStyle, Plane, ViewerModel
 from engine.volume import LabelMap, Sequence
 from tests.engine import phantoms
 
@@ -102,13 +104,28 @@ def test_a_mask_on_another_grid_is_drawn_where_it_lies():
     assert set(np.unique(found)) <= {0, 1, 2}, "labels are picked, never mixed"
 
 
-def test_an_outline_runs_along_the_sides_of_voxels():
-    mask = np.zeros((4, 5), bool)
-    mask[1:3, 1:4] = True
-    path = outline(mask, 2.0, 3.0)
-    assert path.boundingRect().getRect() == (2.0, 3.0, 6.0, 6.0)
-    assert path.elementCount() == 8, "four sides, each one line"
-    assert outline(np.zeros((3, 3), bool), 1, 1).isEmpty()
+def test_an_outline_runs_along_the_sides_of_voxels(view):
+    show(view)
+    grid = view.layer.volume.grid
+    labels = np.zeros(grid.shape, np.uint8)
+    i, j, k = view.model.voxel()
+    labels[i - 2 : i + 2, j - 3 : j + 2, k] = 2
+    view.model.set_mask(Mask.of(LabelMap(labels, grid), view.model.layers))
+    view.model.set_overlay(style=MaskStyle.OUTLINE)
+    corners = [view.pixel_of(grid.to_world(np.array([place]))[0])
+               for place in ((i - 2.5, j - 3.5, k), (i + 1.5, j + 1.5, k))]  # fmt: skip
+    (left, right), (top, bottom) = (sorted(ends) for ends in zip(*((p.x(), p.y()) for p in corners), strict=True))
+    image = view.viewport().grab().toImage()
+    blue = [
+        (x, y)
+        for x in range(image.width())
+        for y in range(image.height())
+        if image.pixelColor(x, y).blue() > image.pixelColor(x, y).red() + 60
+    ]
+    xs, ys = zip(*blue, strict=True)
+    assert (min(xs), max(xs) + 1, min(ys), max(ys) + 1) == pytest.approx((left, right, top, bottom), abs=1.0)
+    # Two pixels within each side, and nothing in the middle.
+    assert len(blue) == pytest.approx(2 * 2 * (right - left + bottom - top), rel=0.15)
 
 
 @pytest.mark.parametrize(("width", "words"), [(500.0, "10 cm"), (240.0, "5 cm"), (30.0, "5 mm"), (2.0, "1 mm")])

@@ -15,7 +15,6 @@ from PySide6.QtWidgets import (
     QAbstractSlider,
     QApplication,
     QFileDialog,
-    QGraphicsView,
     QLabel,
     QSpinBox,
     QWidget,
@@ -26,8 +25,9 @@ from app.cards import SHORTCUTS
 from app.main_window import MainWindow
 from app.segment_panel import SAFE_COLOURS
 from app.session import Presence, Stage
+from app.slice_view import SliceView
 from app.theme import CORE, DARK, LIGHT, WHOLE_TUMOUR, contrast
-from app.viewer_model import Plane
+from app.viewer_model import MaskStyle, Plane
 from engine import nifti, registry
 from engine.metrics import dice
 from engine.model_card import ModelCard
@@ -44,7 +44,7 @@ def choose_folder(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(folder))
 
 
-def wheel(widget: QGraphicsView, steps: int, keys: Qt.KeyboardModifier = Qt.KeyboardModifier.NoModifier) -> None:
+def wheel(widget: SliceView, steps: int, keys: Qt.KeyboardModifier = Qt.KeyboardModifier.NoModifier) -> None:
     place = QPointF(middle(widget))
     event = QWheelEvent(
         place,
@@ -59,7 +59,7 @@ def wheel(widget: QGraphicsView, steps: int, keys: Qt.KeyboardModifier = Qt.Keyb
     QApplication.sendEvent(widget.viewport(), event)
 
 
-def drag(widget: QGraphicsView, button: Qt.MouseButton, by: QPoint) -> None:
+def drag(widget: SliceView, button: Qt.MouseButton, by: QPoint) -> None:
     start = QPointF(middle(widget))
     end = start + QPointF(by)
     keys = Qt.KeyboardModifier.NoModifier
@@ -308,7 +308,7 @@ def test_keys_work_wherever_the_focus_is(segmented, qtbot):
     for key, expected in (
         ("[", lambda: model.overlay.opacity == pytest.approx(overlay.opacity - 0.1)),
         ("]", lambda: model.overlay.opacity == pytest.approx(overlay.opacity)),
-        ("o", lambda: not model.overlay.filled),
+        ("o", lambda: model.overlay.style is MaskStyle.FILL),
         ("r", lambda: not model.radiological),
         ("3", lambda: model.shown is T2),
         ("1", lambda: model.shown is T1),
@@ -358,7 +358,7 @@ def test_opacity_style_colour_and_eyes_reach_the_pictures(segmented, qtbot):
     result, model = segmented.result, segmented.model
     result.opacity.setValue(80)
     assert model.overlay.opacity == pytest.approx(0.8)
-    qtbot.mouseClick(result.style_choice.button(False), LEFT)
+    qtbot.mouseClick(result.style_choice.button(MaskStyle.OUTLINE), LEFT)
     assert not model.overlay.filled
     assert not result.opacity.isEnabled()
     qtbot.mouseClick(result.eyes["whole_tumour"], LEFT)
@@ -667,7 +667,7 @@ def test_every_control_has_a_name_for_screen_readers(segmented):
     unnamed = [
         widget
         for widget in segmented.findChildren(QWidget)
-        if isinstance(widget, (QAbstractButton, QAbstractSlider, QGraphicsView, QSpinBox))
+        if isinstance(widget, (QAbstractButton, QAbstractSlider, SliceView, QSpinBox))
         and not widget.accessibleName()
         # Scroll bars belong to their view, and Qt names menus' own buttons.
         and type(widget).__name__ not in ("QScrollBar",)

@@ -11,7 +11,7 @@ from PySide6.QtWidgets import QApplication
 from app import ASSETS
 from app.application import make_application
 from app.slice_view import SliceView
-from app.viewer_model import Layer, Mask, Plane, ViewerModel
+from app.viewer_model import Layer, Mask, MaskStyle, Plane, ViewerModel
 from engine.volume import Grid, Sequence
 from tests.engine import phantoms
 from tests.golden.pictures import SHARE_OF_PIXELS, assert_approved, pixels, share_that_differs
@@ -73,7 +73,7 @@ def test_axial_with_a_mask(model, qtbot, tmp_path):
 
 
 def test_coronal_outline_alone(model, qtbot, tmp_path):
-    model.set_overlay(filled=False)
+    model.set_overlay(style=MaskStyle.OUTLINE)
     view = draw(model, Plane.CORONAL, qtbot)
     assert_approved(view, "coronal_outline", "S on top; two rings along voxel sides, nothing filled", tmp_path)
 
