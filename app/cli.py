@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from app.cohort import CohortScores, Models
     from engine.nifti import Convention
+    from engine.registry import Choice, Listing
     from engine.sequences import SubjectFiles
     from engine.volume import Sequence, Subject
 
@@ -193,22 +194,27 @@ def segment(
 
 @gliascope.command("models")
 def list_models(as_json: JsonOption = False) -> int:
-    """List the models there are and how well they did on patients they had not seen."""
+    """List the models there are, and which is used for which sequences; Dice and HD95 on patients they had not seen."""
     from engine import registry
 
     listing = registry.list_models()
+    choices = _choices(listing)
     if as_json:
         cards = [{**card.to_json(), "folder": str(card.folder)} for card in listing.models]
-        _answer({"models": cards, "problems": [str(problem) for problem in listing.problems]})
+        by_sequences = [_choice_record(present, choice) for present, choice in choices.items()]
+        problems = [str(problem) for problem in listing.problems]
+        _answer({"models": cards, "by_sequences": by_sequences, "problems": problems})
     else:
         table = _table("Name", "Sequences", "Role", "Dice WT", "Dice core", "Patients", "Version")
         for card in listing.models:
-            measured = card.evaluation
-            scores = [f"{card.dice(region):.2f}" for region in REGION_TITLES] if measured else ["not measured", ""]
-            titles = " ".join(sequence.title for sequence in card.sequences)
-            patients = str(measured.patients) if measured else ""
-            table.add_row(card.name, titles, card.role.value, *scores, patients, card.version)
+            any_of = "any of " if card.any_subset else ""
+            scores = card.scores(card.sequences)
+            numbers = [f"{scores[r].dice_mean:.2f}" for r in REGION_TITLES] if scores else ["not measured", ""]
+            patients = str(card.evaluation.patients) if card.evaluation else ""
+            row = (f"{any_of}{_titles(card.sequences)}", card.role.value, *numbers, patients, card.version)
+            table.add_row(card.name, *row)
         _print(table)
+        _print(_choice_table(choices))
     for problem in listing.problems:
         say(str(problem))
     return 2 if listing.problems else 0
@@ -401,7 +407,8 @@ def _segment_one(
     choice = models.choose(files.files)
     subject = _read(files, resample, volume, progress.part(0.0, 0.15))
     network = models.network(choice.card)
-    found = inference.segment(subject, choice.card, progress.part(0.15, 0.95), network=network)
+    part = progress.part(0.15, 0.95)
+    found = inference.segment(subject, choice.card, part, network=network, use=choice.used)
     progress.update(0.95, "saving")
     saved = export.save(found, subject, out, reason=choice.reason, uncertain=files.uncertain)
     record = export.provenance(found, subject, choice.reason, files.uncertain)
@@ -411,6 +418,7 @@ def _segment_one(
         "mask": str(saved.mask.resolve()),
         "sidecar": str(saved.sidecar.resolve()),
         "verified": saved.verified,
+        "advice": choice.advice,
         **record,
     }
 
@@ -472,7 +480,7 @@ def _refuse_same_name(files: SubjectFiles, taken: dict[str, Path]) -> None:
 def _tell(result: dict[str, Any]) -> None:
     volumes = ", ".join(f"{title.lower()} {result['volumes_ml'][r]:.1f} ml" for r, title in REGION_TITLES.items())
     typer.echo(f"{result['name']}: {volumes} ({result['seconds']:.1f} s on {result['device']})")
-    typer.echo(f"  {result['reason']}")
+    typer.echo(f"  {' '.join(filter(None, (result['reason'], result.get('advice'))))}")
     for note in result["notes"]:
         typer.echo(f"  {note}")
     typer.echo(f"  Mask: {result['mask']}")
@@ -649,18 +657,62 @@ def _print(table: Table) -> None:
     console.print(table)
 
 
+def _titles(sequences: Iterable[Sequence]) -> str:
+    return " ".join(sequence.title for sequence in sequences)
+
+
+def _choices(listing: Listing) -> dict[tuple[Sequence, ...], Choice | None]:
+    """For each of the fifteen sets of sequences, what would be used; None where nothing works with it."""
+    from engine import registry
+    from engine.errors import MissingSequence
+    from engine.volume import SUBSETS
+
+    choices: dict[tuple[Sequence, ...], Choice | None] = dict.fromkeys(SUBSETS)
+    for present in SUBSETS:
+        with contextlib.suppress(MissingSequence):
+            choices[present] = registry.choose(present, listing.models)
+    return choices
+
+
+def _choice_record(present: tuple[Sequence, ...], choice: Choice | None) -> dict[str, Any]:
+    record: dict[str, Any] = {"present": list(present), "model": None}
+    if choice is not None:
+        regions = {region: vars(score) for region, score in choice.scores.items()} if choice.scores else None
+        record |= {"model": choice.card.name, "used": list(choice.used), "regions": regions}
+        record |= {"patients": choice.patients, "sentence": choice.sentence}
+    return record
+
+
+def _choice_table(choices: dict[tuple[Sequence, ...], Choice | None]) -> Table:
+    table = _table("Sequences here", "Used", "Model", "Dice WT", "Dice core", "HD95 WT mm", "HD95 core mm", "Patients")
+    for present, choice in choices.items():
+        if choice is None:
+            table.add_row(_titles(present), "", "no model works with these")
+            continue
+        numbers = ["not measured"]
+        if choice.scores is not None:
+            found = [choice.scores[region] for region in REGION_TITLES]
+            numbers = [f"{score.dice_mean:.2f}" for score in found]
+            numbers += ["" if score.hd95_mean is None else f"{score.hd95_mean:.1f}" for score in found]
+            numbers.append(str(choice.patients))
+        table.add_row(_titles(present), _titles(choice.used), choice.card.name, *numbers)
+    return table
+
+
 def _score_table(scores: CohortScores) -> Table:
-    table = _table("Patient", "Model", "Dice WT", "Dice core", "HD95 WT mm", "HD95 core mm", "")
+    table = _table("Patient", "Model", "Sequences", "Dice WT", "Dice core", "HD95 WT mm", "HD95 core mm", "")
     for case in scores.cases:
         found = [case.scores[region] for region in REGION_TITLES]
         numbers = [f"{score.dice:.3f}" for score in found] + [f"{score.hd95_mm:.1f}" for score in found]
-        table.add_row(case.name, case.model, *numbers, "in the training set" if case.learnt_from else "")
+        table.add_row(
+            case.name, case.model, _titles(case.used), *numbers, "in the training set" if case.learnt_from else ""
+        )
     table.add_section()
     summary = scores.summary()
     for title, kind in (("Mean", "mean"), ("Standard deviation", "sd"), ("Median", "median")):
         dice = [f"{summary[region][f'dice_{kind}']:.3f}" for region in REGION_TITLES]
         hd95 = [f"{summary[region][f'hd95_mm_{kind}']:.1f}" for region in REGION_TITLES]
-        table.add_row(title, f"{len(scores.cases)} patients" if kind == "mean" else "", *dice, *hd95, "")
+        table.add_row(title, f"{len(scores.cases)} patients" if kind == "mean" else "", "", *dice, *hd95, "")
     return table
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engine import inference, metrics, nifti, registry, runtime, sequences
-from engine.errors import MissingSequence, UserError
+from engine.errors import UserError
 from engine.metrics import RegionScore
 from engine.model_card import REGIONS, ModelCard
 from engine.nifti import Convention
 from engine.progress import Progress
 from engine.sequences import SubjectFiles
-from engine.volume import Sequence, in_words
+from engine.volume import Sequence, joined
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class CaseScore:
     Attributes:
         name: Of the patient.
         model: Name of the model that was used.
+        used: The sequences it looked at.
         scores: By region.
         learnt_from: Whether the model was trained on a patient of this name.
         seconds: The segmentation took.
@@ -33,6 +34,7 @@ class CaseScore:
 
     name: str
     model: str
+    used: tuple[Sequence, ...]
     scores: Mapping[str, RegionScore]
     learnt_from: bool
     seconds: float
@@ -79,6 +81,7 @@ class CohortScores:
                 {
                     "name": case.name,
                     "model": case.model,
+                    "sequences": list(case.used),
                     "learnt_from": case.learnt_from,
                     "seconds": round(case.seconds, 3),
                     "regions": {region: vars(score) for region, score in case.scores.items()},
@@ -94,12 +97,13 @@ class CohortScores:
         """One line a patient and region, for a spreadsheet or statistics program."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["case", "model", "region", "dice", "hd95_mm", "volume_ml", "truth_ml", "learnt_from"])
+        numbers = ["dice", "hd95_mm", "volume_ml", "truth_ml"]
+        writer.writerow(["case", "model", "sequences", "region", *numbers, "learnt_from"])
         for case in self.cases:
             for region, score in case.scores.items():
-                numbers = [score.dice, score.hd95_mm, score.volume_ml, score.truth_ml]
-                row = [f"{number:.6g}" for number in numbers]
-                writer.writerow([case.name, case.model, region, *row, "yes" if case.learnt_from else "no"])
+                row = [f"{getattr(score, number):.6g}" for number in numbers]
+                learnt = "yes" if case.learnt_from else "no"
+                writer.writerow([case.name, case.model, joined(case.used), region, *row, learnt])
         return text.getvalue()
 
 
@@ -147,21 +151,14 @@ class Models:
         return self._listing.problems
 
     def choose(self, present: Iterable[Sequence]) -> registry.Choice:
-        """The model for these sequences and why.
+        """The model for these sequences, what of them to give it, and why.
 
         Raises:
             MissingSequence: No model works with them, or the one asked for does not.
         """
         if self._wanted is None:
             return registry.choose(present, self._listing.models)
-        lacking = [sequence for sequence in self._wanted.sequences if sequence not in set(present)]
-        if lacking:
-            raise MissingSequence(
-                f"The {self._wanted.title} needs {in_words(lacking)}, which is not here",
-                "",
-                "Add the sequence, or leave the choice of the model to Gliascope.",
-            )
-        return registry.Choice(self._wanted, f"The {self._wanted.title} was asked for by name.")
+        return registry.choose_named(present, self._wanted)
 
     def network(self, card: ModelCard) -> runtime.Network:
         """The model's network, ready to run.
@@ -214,11 +211,14 @@ def _score(
     lacking = [sequence for sequence in only or () if sequence not in case.files]
     if lacking:
         raise UserError(f"{case.name} has no {lacking[0].title}", "", "Leave the patient or the sequence out.")
-    card = models.choose(only or tuple(case.files)).card
+    choice = models.choose(only or tuple(case.files))
+    card = choice.card
     # Only what the model sees is read: nothing of the other sequences can leak, and their faults do not matter.
-    own = {sequence: case.files[sequence] for sequence in card.sequences}
+    own = {sequence: case.files[sequence] for sequence in choice.used}
     subject = sequences.load(replace(case, files=own), progress=progress.part(0.0, 0.2))
-    found = inference.segment(subject, card, progress.part(0.2, 1.0), network=models.network(card))
+    network = models.network(card)
+    found = inference.segment(subject, card, progress.part(0.2, 1.0), network=network, use=choice.used)
     assert case.segmentation is not None
     scores = metrics.score(found.label_map, nifti.read_label_map(case.segmentation, meaning))
-    return CaseScore(case.name, card.name, scores, case.name in patients_learnt_from(card), found.seconds)
+    learnt_from = case.name in patients_learnt_from(card)
+    return CaseScore(case.name, card.name, choice.used, scores, learnt_from, found.seconds)

@@ -84,8 +84,7 @@ def _try(what: str, check: Callable[[], Check]) -> Check:
 
 def _segment(card: ModelCard, subject: Subject, truth: LabelMap, progress: Progress) -> Check:
     began = time.monotonic()
-    lacking = [sequence for sequence in card.sequences if sequence not in subject]
-    if lacking:
+    if not card.usable(subject):
         return Check(card.title, True, seconds=0.0)
     found = inference.segment(subject, card, progress, network=runtime.open_network(card, "auto"))
     with tempfile.TemporaryDirectory(prefix="gliascope-self-test-") as folder:

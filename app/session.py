@@ -20,7 +20,7 @@ from app.jobs import Job, Jobs, Queue
 from app.tasks import Opened, SeveralVolumes
 from app.viewer_model import Mask, ViewerModel
 from engine.errors import MissingSequence, SequenceProblem, UnreadableImage, UserError
-from engine.volume import Sequence, Subject, in_words
+from engine.volume import Sequence, Subject
 
 if TYPE_CHECKING:
     # Reading and segmenting pull in libraries that a window on its way to the screen does not need yet.
@@ -204,23 +204,12 @@ class Session(QObject):
     @property
     def advice(self) -> str:
         """What adding sequences would bring; empty when nothing."""
-        opened, choice = self._desk.opened, self._desk.choice
+        opened = self._desk.opened
         if opened is None or opened.subject is None:
             return ""
         from engine import registry
 
-        one_more = registry.advice(tuple(opened.subject), opened.listing.models)
-        if one_more or choice is None:
-            return one_more
-        best = registry.choose(tuple(Sequence), opened.listing.models).card
-        now, then = choice.card.mean_dice, best.mean_dice
-        if now is None or then is None or then - now < registry.WORTH_SAYING:
-            return ""
-        absent = [sequence for sequence in best.sequences if sequence not in opened.subject]
-        return (
-            f"With {in_words(absent)} too: whole tumour {best.dice('whole_tumour'):.2f}, "
-            f"core {best.dice('tumour_core'):.2f} (Dice)."
-        )
+        return registry.advice(opened.subject, opened.listing.models)
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -497,7 +486,7 @@ class Session(QObject):
         else:
             try:
                 choice = registry.choose(tuple(opened.subject), opened.listing.models)
-                sequences.require_orientation(opened.subject[sequence] for sequence in choice.card.sequences)
+                sequences.require_orientation(opened.subject[sequence] for sequence in choice.used)
                 desk.choice = choice
             except (MissingSequence, UnreadableImage) as error:
                 desk.why_not = str(error)
@@ -519,7 +508,7 @@ class Session(QObject):
         self._job = self._jobs.run(
             tasks.segment,
             desk.opened.subject,
-            choice.card,
+            choice,
             desk.opened.layers,
             on_finished=finished,
             on_failed=self._not_segmented,

@@ -17,8 +17,7 @@ from engine.volume import Sequence, Subject, Volume
 if TYPE_CHECKING:
     from engine.export import Saved
     from engine.inference import Segmentation
-    from engine.model_card import ModelCard
-    from engine.registry import Listing
+    from engine.registry import Choice, Listing
     from engine.sequences import SubjectFiles
 
 
@@ -125,12 +124,12 @@ def _read_one(path: Path, sequence: Sequence | None, indices: dict[Path, int]) -
 
 
 def segment(
-    subject: Subject, card: ModelCard, layers: dict[LayerKey, Layer], progress: Progress
+    subject: Subject, choice: Choice, layers: dict[LayerKey, Layer], progress: Progress
 ) -> tuple[Segmentation, Mask]:
     """Find the tumour, and look through what was found."""
     from engine import inference
 
-    segmentation = inference.segment(subject, card, progress.part(0.0, 0.97))
+    segmentation = inference.segment(subject, choice.card, progress.part(0.0, 0.97), use=choice.used)
     return segmentation, Mask.of(segmentation.label_map, layers)
 
 

@@ -120,7 +120,7 @@ def provenance(
         uncertain: See `save`.
     """
     card = segmentation.card
-    used, doubted = set(card.sequences), set(uncertain)
+    used, doubted = set(segmentation.used), set(uncertain)
     return {
         "format": SIDECAR_FORMAT,
         "software": {"name": "Gliascope", "version": version()},

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, combinations, product
 
 import numpy as np
@@ -13,13 +13,13 @@ import numpy as np
 from engine.errors import MissingSequence
 from engine.metrics import without_small_pieces
 from engine.model_card import REGIONS, TUMOUR_CORE, WHOLE_TUMOUR, ModelCard
-from engine.preprocessing import Prepared, prepare
+from engine.preprocessing import prepare
 from engine.progress import Progress
 from engine.runtime import Device, Network, open_network
 from engine.sequences import require_orientation
 from engine.volume import REST_OF_WHOLE_TUMOUR as REST_LABEL
 from engine.volume import TUMOUR_CORE as CORE_LABEL
-from engine.volume import FloatArray, LabelMap, Subject, in_words
+from engine.volume import FloatArray, LabelMap, Sequence, Subject, in_order, in_words
 
 OVERLAP = 0.5
 NO_TUMOUR = "No tumour was found."
@@ -39,6 +39,7 @@ class Segmentation:
             thresholds and removal of small pieces.
         volumes_ml: Volume of the two regions in ml.
         card: The model.
+        used: The sequences it looked at, in their fixed order.
         device: ``"CPU"`` or ``"CUDA"``.
         precision: ``"bf16"`` or ``"fp32"``.
         seconds: From the call to the masks.
@@ -49,6 +50,7 @@ class Segmentation:
     probabilities: dict[str, FloatArray]
     volumes_ml: dict[str, float]
     card: ModelCard
+    used: tuple[Sequence, ...]
     device: str
     precision: str
     seconds: float
@@ -61,40 +63,42 @@ def segment(
     progress: Progress = Progress(),
     device: Device = "auto",
     network: Network | None = None,
+    use: Iterable[Sequence] | None = None,
 ) -> Segmentation:
     """Find the tumour.
 
     Args:
-        subject: Must hold every sequence the model takes; others are not looked at.
+        subject: Must hold every sequence that is used; others are not looked at.
         card: The model, e.g. from `registry.choose`.
         progress: Told of every stage and every window; cancelling it stops before the next one.
         device: Where to run; see `runtime.open_network`.
         network: The model's network where it is already open; otherwise its files are checked and it is opened.
+        use: The sequences to look at, e.g. from `registry.choose`; by default all that the model takes, or for a model
+            for any subset those among them that the subject has. Nothing of the others enters the crop, the brain
+            mask, the intensities or the network.
 
     Raises:
-        MissingSequence: The subject lacks a sequence the model takes.
-        UnreadableImage: A sequence the model takes does not say how the head lies in it.
+        MissingSequence: The subject lacks a sequence that is to be used.
+        UnreadableImage: A sequence that is used does not say how the head lies in it.
         BadModel: The model's files are missing, changed or cannot be used.
         OutOfMemory: No rung of the memory ladder had room.
         Cancelled: `progress` was cancelled.
+        ValueError: ``use`` is not a set of sequences that the model works with, or the open network another model's.
     """
     started = time.perf_counter()
-    missing = [sequence for sequence in card.sequences if sequence not in subject]
-    if missing:
-        raise MissingSequence(
-            f"The {card.title} cannot segment {subject.name}",
-            f"it needs {in_words(missing)} too",
-            "Add it, or use another model.",
-        )
-    require_orientation(subject[sequence] for sequence in card.sequences)
+    used = _sequences_to_use(subject, card, use)
+    require_orientation(subject[sequence] for sequence in used)
     if network is not None and network.card != card:
         raise ValueError(f"the open network is {network.card.name}, not {card.name}")
 
     progress.update(0.0, "opening the model")
     network = network or open_network(card, device)
     progress.update(0.1, "preparing the images")
-    prepared = prepare(subject.only(card.sequences), card.preparation, progress.part(0.1, 0.3))
-    logits = _run(network, prepared, progress.part(0.3, 0.7))
+    channels = tuple(sequence for sequence in card.sequences if sequence in used)
+    preparation = replace(card.preparation, sequences=channels)
+    prepared = prepare(subject.only(channels), preparation, progress.part(0.1, 0.3))
+    tensor = _in_channels(prepared.tensor, channels, card)
+    logits = _run(network, tensor, progress.part(0.3, 0.7))
     progress.update(0.7, "bringing the result onto the scan's grid")
     maps = prepared.restore(_sigmoid(logits))
     probabilities = {region: maps[card.regions.index(region)] for region in REGIONS}
@@ -109,6 +113,7 @@ def segment(
         probabilities=probabilities,
         volumes_ml=volumes_ml,
         card=card,
+        used=used,
         device=network.device,
         precision=network.precision,
         seconds=time.perf_counter() - started,
@@ -202,11 +207,38 @@ def window_places(
     return list(product(*along))
 
 
-def _run(network: Network, prepared: Prepared, progress: Progress) -> FloatArray:
+def _sequences_to_use(subject: Subject, card: ModelCard, use: Iterable[Sequence] | None) -> tuple[Sequence, ...]:
+    if use is not None:
+        used = in_order(use)
+        if not used or card.usable(used) != used:
+            raise ValueError(f"{card.name} does not work with {in_words(used) or 'nothing'}")
+    else:
+        used = card.usable(subject) or in_order(card.sequences)
+    missing = [sequence for sequence in used if sequence not in subject]
+    if missing:
+        any_will_do = card.any_subset and use is None
+        raise MissingSequence(
+            f"The {card.title} cannot segment {subject.name}",
+            f"it needs one of {in_words(missing)}" if any_will_do else f"it needs {in_words(missing)} too",
+            "Add it, or use another model.",
+        )
+    return used
+
+
+def _in_channels(tensor: FloatArray, channels: tuple[Sequence, ...], card: ModelCard) -> FloatArray:
+    """``(C, i, j, k)`` as the network takes it: what was prepared in its channels, absent sequences zero."""
+    if channels == card.sequences:
+        return tensor
+    whole = np.zeros((len(card.sequences), *tensor.shape[1:]), dtype=np.float32)
+    whole[[card.sequences.index(sequence) for sequence in channels]] = tensor
+    return whole
+
+
+def _run(network: Network, tensor: FloatArray, progress: Progress) -> FloatArray:
     """Logits ``(R, i, j, k)``; down the memory ladder, and from the first window again, whenever memory runs out."""
     while True:
         with suppress(MemoryError):
-            return blend(prepared.tensor, network.window, network.run, network.card.mirror_axes, progress)
+            return blend(tensor, network.window, network.run, network.card.mirror_axes, progress)
         # Out here, since a caught exception keeps alive what it failed with.
         network.step_down()
 

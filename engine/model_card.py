@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from engine.errors import BadModel
 from engine.files import whole_file
 from engine.preprocessing import Preparation
-from engine.volume import Sequence
+from engine.volume import SUBSETS, Sequence, in_order, joined
 
 FORMAT = 1
 CARD_NAME = "model.json"
@@ -41,6 +41,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # A file of the folder itself: no separator, no drive, no leading dot, so nothing outside the folder can be named.
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SUBSET_NAMES = frozenset(joined(subset) for subset in SUBSETS)
 
 _Kind = TypeVar("_Kind")
 
@@ -117,6 +118,8 @@ class Evaluation:
         patients: Number of different patients among them.
         regions: Scores for ``"whole_tumour"`` and ``"tumour_core"``.
         subsets: The same for named parts of the cases, e.g. by data source: name -> region -> scores.
+        by_sequences: For a model that takes any subset of its sequences, the same on all cases with these sequences
+            alone: ``"t1+flair"`` -> region -> scores.
     """
 
     how: str
@@ -124,10 +127,14 @@ class Evaluation:
     patients: int
     regions: Mapping[str, RegionScores]
     subsets: Mapping[str, Mapping[str, RegionScores]] = field(default_factory=dict)
+    by_sequences: Mapping[str, Mapping[str, RegionScores]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if set(self.regions) != set(REGIONS):
+        if any(set(scores) != set(REGIONS) for scores in (self.regions, *self.by_sequences.values())):
             raise ValueError("the evaluation does not cover exactly whole_tumour and tumour_core")
+        for name in self.by_sequences:
+            if name not in _SUBSET_NAMES:
+                raise ValueError(f'the evaluation is also by "{name}", which names no sequences such as t1+flair')
         if not 0 < self.patients <= self.cases:
             raise ValueError("the evaluation does not say on how many patients and cases it was made")
 
@@ -145,6 +152,8 @@ class ModelCard:
         spacing_mm: Isotropic voxel size the network works at.
         window: Voxels ``(i, j, k)`` of that spacing, to the patient's right, front and head, the network sees at once.
         architecture: Which network the weights belong to.
+        any_subset: The network was trained with any of ``sequences`` absent, their channels zero, and may be used with
+            whichever are there.
         regions: What the network's output channels are, in order.
         normalisation: How intensities are scaled first.
         mirror_axes: Axes (0 left-right, 1 back-front, 2 foot-head) along which a mirrored copy is segmented too.
@@ -172,6 +181,7 @@ class ModelCard:
     spacing_mm: float
     window: tuple[int, int, int]
     architecture: Architecture
+    any_subset: bool = False
     regions: tuple[str, ...] = REGIONS
     normalisation: Normalisation = field(default_factory=Normalisation)
     mirror_axes: tuple[int, ...] = ()
@@ -195,7 +205,7 @@ class ModelCard:
 
     @property
     def inputs(self) -> frozenset[Sequence]:
-        """The sequences the network needs, without their order."""
+        """The sequences the network has channels for, without their order."""
         return frozenset(self.sequences)
 
     @property
@@ -203,29 +213,36 @@ class ModelCard:
         """What `engine.preprocessing` needs to make this model's input."""
         return Preparation(self.sequences, self.spacing_mm, self.window, self.normalisation.clip)
 
+    def usable(self, present: Iterable[Sequence]) -> tuple[Sequence, ...]:
+        """Those of the sequences present that the model can look at, in their fixed order; empty where it cannot work.
+
+        A model for a subset takes what it finds; any other needs all its sequences.
+        """
+        found = self.inputs & frozenset(present)
+        return in_order(found) if self.any_subset or found == self.inputs else ()
+
+    def scores(self, used: Iterable[Sequence]) -> Mapping[str, RegionScores] | None:
+        """What was measured with exactly these sequences, by region; ``None`` where nobody has measured that."""
+        wanted = frozenset(used)
+        if self.evaluation is None or self.usable(wanted) != in_order(wanted):
+            return None
+        if wanted == self.inputs:
+            return self.evaluation.by_sequences.get(joined(wanted), self.evaluation.regions)
+        return self.evaluation.by_sequences.get(joined(wanted))
+
     @property
     def fingerprint(self) -> str:
         """One SHA-256 for the whole model: the card's text, and through it every file."""
         text = json.dumps(self.to_json(), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def dice(self, region: str) -> float | None:
-        """Measured mean Dice of a region, or ``None`` when nobody has measured it."""
-        return None if self.evaluation is None else self.evaluation.regions[region].dice_mean
-
-    @property
-    def mean_dice(self) -> float | None:
-        """Measured Dice, mean of whole tumour and tumour core: what models are ranked by."""
-        if self.evaluation is None:
-            return None
-        return sum(scores.dice_mean for scores in self.evaluation.regions.values()) / len(self.evaluation.regions)
-
     def to_json(self) -> dict[str, Any]:
         """The card as ``model.json`` has it."""
         fields = asdict(self)
         del fields["folder"]
-        if self.evaluation is not None and not self.evaluation.subsets:
-            del fields["evaluation"]["subsets"]
+        for name in ("subsets", "by_sequences"):
+            if self.evaluation is not None and not fields["evaluation"][name]:
+                del fields["evaluation"][name]
         return {"format": FORMAT, **fields}
 
     @classmethod
@@ -319,6 +336,8 @@ def _check_card(card: ModelCard) -> None:
         raise ValueError("the title or the version is empty")
     if not card.sequences or len(set(card.sequences)) != len(card.sequences):
         raise ValueError("the input sequences are empty or named twice")
+    if not card.any_subset and card.evaluation is not None and card.evaluation.by_sequences:
+        raise ValueError("it was measured on subsets of its sequences, but needs all of them")
     if set(card.regions) != set(REGIONS) or len(card.regions) != len(REGIONS):
         raise ValueError("the regions are not whole_tumour and tumour_core")
     if not math.isfinite(card.spacing_mm):
@@ -359,6 +378,7 @@ def _parse(values: Mapping[str, Any], folder: Path) -> ModelCard:
         spacing_mm=float(_as((int, float), values["spacing_mm"])),
         window=(window[0], window[1], window[2]),
         architecture=Architecture(_as(str, architecture["name"]), dict(architecture.get("args", {}))),
+        any_subset=_truth(values.get("any_subset", False)),
         regions=tuple(_as(str, r) for r in _as(list, values["regions"])),
         normalisation=Normalisation(_as(str, normalisation["kind"]), float(normalisation["clip"])),
         mirror_axes=tuple(_as(int, a) for a in values.get("mirror_axes", [])),
@@ -383,6 +403,7 @@ def _parse_evaluation(values: Mapping[str, Any]) -> Evaluation:
         patients=_as(int, values["patients"]),
         regions=_parse_scores(_table(values, "regions")),
         subsets={name: _parse_scores(scores) for name, scores in values.get("subsets", {}).items()},
+        by_sequences={name: _parse_scores(scores) for name, scores in values.get("by_sequences", {}).items()},
     )
 
 
@@ -401,6 +422,12 @@ def _table(values: Mapping[str, Any], key: str) -> dict[str, Any]:
     value = values[key]
     if not isinstance(value, dict):
         raise TypeError(f"{key} is not a table")
+    return value
+
+
+def _truth(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{json.dumps(value, default=str)[:60]} is neither true nor false")
     return value
 
 

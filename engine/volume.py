@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +37,26 @@ class Sequence(StrEnum):
         return {"t1": "T1", "t1ce": "T1ce", "t2": "T2", "flair": "FLAIR"}[self.value]
 
 
-def in_words(sequences: Iterator[Sequence] | tuple[Sequence, ...] | list[Sequence] | frozenset[Sequence]) -> str:
-    """Name sequences in their fixed order: ``"T1"``, ``"T1 and FLAIR"``, ``"T1, T2 and FLAIR"``."""
+# All that a patient can have: the fifteen subsets of the four sequences, small ones first.
+SUBSETS: tuple[tuple[Sequence, ...], ...] = tuple(
+    subset for count in range(1, len(Sequence) + 1) for subset in combinations(Sequence, count)
+)
+
+
+def in_order(sequences: Iterable[Sequence]) -> tuple[Sequence, ...]:
+    """Each of the sequences once, in their fixed order."""
     present = set(sequences)
-    titles = [sequence.title for sequence in Sequence if sequence in present]
+    return tuple(sequence for sequence in Sequence if sequence in present)
+
+
+def joined(sequences: Iterable[Sequence]) -> str:
+    """What a set of sequences is called in cards and tables: ``"t1"``, ``"t1+flair"``."""
+    return "+".join(in_order(sequences))
+
+
+def in_words(sequences: Iterable[Sequence]) -> str:
+    """Name sequences in their fixed order: ``"T1"``, ``"T1 and FLAIR"``, ``"T1, T2 and FLAIR"``."""
+    titles = [sequence.title for sequence in in_order(sequences)]
     if len(titles) < 2:
         return "".join(titles)
     return ", ".join(titles[:-1]) + " and " + titles[-1]

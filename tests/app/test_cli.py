@@ -91,7 +91,8 @@ def test_a_folder_becomes_a_mask_on_its_own_grid(run: Run, models: Path, patient
     ran = run("segment", patient, "--out", tmp_path / "out")
     assert (ran.code, ran.err) == (0, "")
     assert "anna: whole tumour 0.3 ml, core 0.1 ml" in ran.out
-    assert "the student t2 was made for exactly that" in ran.out
+    assert "T2 only: using the student t2. On 10 patients it reached whole tumour 0.70, core 0.70 (Dice)" in ran.out
+    assert "Adding FLAIR would raise whole tumour to 0.80 and core to 0.80." in ran.out
     mask = nifti.read_label_map(tmp_path / "out" / "anna_seg.nii.gz", nifti.Convention.GLIASCOPE)
     scan = nifti.read(patient / "anna_t2.nii.gz")
     np.testing.assert_array_equal(mask.grid.affine, scan.grid.affine)
@@ -117,6 +118,7 @@ def test_json_says_what_the_sidecar_says_and_where_things_are(
     ran = run("segment", patient, "--out", tmp_path / "out", "--json")
     [subject] = ran.answer["subjects"]
     sidecar = json.loads(Path(subject["sidecar"]).read_text())
+    assert subject["advice"].startswith("Adding FLAIR would raise")
     for key in ("model", "reason", "sequences", "volumes_ml", "inputs", "device", "precision", "research_use"):
         assert subject[key] == sidecar[key]
     told = {"used": ["t2"], "not_used": ["t1"], "absent": ["t1ce", "flair"], "uncertain": []}
@@ -469,9 +471,38 @@ def test_models_are_listed_with_what_was_measured(run: Run, models: Path) -> Non
     assert (ran.code, ran.err) == (0, "")
     row = next(line for line in ran.out.splitlines() if "student-t2" in line)
     assert row.split() == ["student-t2", "T2", "student", "0.70", "0.70", "10", "1.0"]
+    uses = [line.split("  ") for line in ran.out.splitlines()]
+    uses = [[cell.strip() for cell in cells if cell.strip()] for cells in uses]
+    assert ["T1 T2", "T2", "student-t2", "0.70", "0.70", "8.0", "8.0", "10"] in uses
+    assert ["T1", "no model works with these"] in uses
     listed = run("models", "--json").answer
+    assert len(listed["by_sequences"]) == 15
+    four = listed["by_sequences"][-1]
+    assert (four["present"], four["used"]) == (["t1", "t1ce", "t2", "flair"], ["t2", "flair"])
+    assert (four["model"], four["patients"]) == ("teacher", 10)
+    assert four["regions"]["whole_tumour"] == {"dice_mean": 0.8, "dice_sd": 0.1, "hd95_mean": 8.0}
+    assert listed["by_sequences"][0] == {"present": ["t1"], "model": None}
     assert [card["name"] for card in listed["models"]] == ["student-flair", "student-t2", "teacher"]
     assert listed["models"][0]["evaluation"]["patients"] == 10
+
+
+def test_a_model_for_any_subset_is_given_what_it_was_best_with_and_says_so(
+    run: Run, models: Path, cohort: Path, tmp_path: Path
+) -> None:
+    measured = {"t2": 0.9, "t1+t2": 0.85, "t1": 0.2}
+    threshold_model.install(models, "any", (T2, T1), by_sequences=measured)
+    ran = run("segment", cohort / "anna", "--out", tmp_path / "out", "--json")
+    [subject] = ran.answer["subjects"]
+    assert (subject["model"]["name"], subject["sequences"]["used"]) == ("any", ["t2"])
+    assert "T1, T1ce and FLAIR are not used" in subject["reason"]
+    named = run("evaluate", cohort, "--model", "any", "--json", "--csv", tmp_path / "scores.csv").answer
+    assert [case["sequences"] for case in named["cases"]] == [["t1", "t2"]] * 3, "asked for by name it takes all it can"
+    assert "anna,any,t1+t2,whole_tumour,1,0," in (tmp_path / "scores.csv").read_text()
+    alone = run("evaluate", cohort, "--model", "any", "--sequences", "t2")
+    assert re.search(r"anna +any +T2 +1\.000", alone.out)
+    listed = run("models")
+    assert re.search(r"T1 T2 +T2 +any +0\.90 +0\.90", listed.out)
+    assert re.search(r"any +any of T2 T1 +student", listed.out)
 
 
 def test_a_broken_model_folder_is_listed_as_a_problem(run: Run, models: Path) -> None:

@@ -555,7 +555,7 @@ def test_a_folder_that_cannot_be_written_loses_nothing(segmented, tmp_path, qtbo
 
 
 def test_a_mistake_in_the_program_is_told_calmly_with_details_to_copy(loaded, qtbot, monkeypatch):
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("in the middle of it")
 
     monkeypatch.setattr("engine.inference.segment", broken)
@@ -569,7 +569,7 @@ def test_a_mistake_in_the_program_is_told_calmly_with_details_to_copy(loaded, qt
 
 
 def test_too_little_memory_is_no_mistake_of_the_program(loaded, qtbot, monkeypatch):
-    def exhausted(*_: object) -> None:
+    def exhausted(*_: object, **__: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr("engine.inference.segment", exhausted)

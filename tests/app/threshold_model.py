@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from engine.model_card import Architecture, Evaluation, ModelCard, RegionScores, Role
+from engine.model_card import REGIONS, Architecture, Evaluation, ModelCard, RegionScores, Role
 from engine.runtime import import_openvino
 from engine.volume import Sequence
 
@@ -26,6 +26,7 @@ def install(
     role: Role = Role.STUDENT,
     dice: float = 0.7,
     training: dict[str, Any] | None = None,
+    by_sequences: dict[str, float] | None = None,
 ) -> ModelCard:
     """Write a whole model folder; the first of ``sequences`` is the one that is looked at.
 
@@ -36,12 +37,17 @@ def install(
         role: Teacher, student or baseline.
         dice: What the card says was measured.
         training: The card's training configuration.
+        by_sequences: For a model for any subset of its sequences, the Dice with each, by a name such as ``t1+flair``.
     """
     folder = models / name
     folder.mkdir(parents=True)
     _write_network(folder, len(sequences))
     save_file({"nothing": np.zeros(1, np.float32)}, folder / "weights.safetensors")
-    scores = RegionScores(dice_mean=dice, dice_sd=0.1, hd95_mean=8.0)
+
+    def scores(mean: float) -> dict[str, RegionScores]:
+        return dict.fromkeys(REGIONS, RegionScores(dice_mean=mean, dice_sd=0.1, hd95_mean=8.0))
+
+    by_subset = {subset: scores(mean) for subset, mean in (by_sequences or {}).items()}
     return ModelCard(
         name=name,
         title=name.replace("-", " "),
@@ -52,7 +58,8 @@ def install(
         window=(32, 32, 32),
         architecture=Architecture("threshold"),
         minimum_ml={"whole_tumour": 0.05, "tumour_core": 0.0},
-        evaluation=Evaluation("on phantoms", 10, 10, {"whole_tumour": scores, "tumour_core": scores}),
+        any_subset=by_sequences is not None,
+        evaluation=Evaluation("on phantoms", 10, 10, scores(dice), by_sequences=by_subset),
         training=training or {},
     ).write(folder)
 

@@ -46,6 +46,7 @@ def a_result(subject: Subject) -> Segmentation:
         probabilities={},
         volumes_ml={"whole_tumour": truth.ml(truth.whole_tumour), "tumour_core": truth.ml(truth.tumour_core)},
         card=a_card(),
+        used=(T1,),
         device="CPU",
         precision="bf16",
         seconds=3.14159,

@@ -217,6 +217,69 @@ def test_regions_may_come_in_either_order(tmp_path: Path) -> None:
     assert found.volumes_ml["whole_tumour"] > found.volumes_ml["tumour_core"] > 0
 
 
+@pytest.fixture(scope="module")
+def taking_any(tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
+    """A model for any of T2, T1 and FLAIR, in this order, that looks at FLAIR."""
+    folder = tmp_path_factory.mktemp("models") / "any"
+    return tiny_models.bright_spot(folder, (T2, T1, FLAIR), any_subset=True)
+
+
+def test_a_model_for_any_subset_sees_nothing_of_what_it_is_not_given(taking_any: ModelCard) -> None:
+    # What is left out fills the whole grid, so that any trace of it in crop, mask or scale would show.
+    subject = phantoms.subject()
+    loud = np.random.default_rng(0).uniform(1, 9, subject.grid.shape).astype(np.float32)
+    among = Subject("x", {**subject.volumes, T1: Volume(loud, subject.grid, T1)})
+    alone = inference.segment(subject.only((FLAIR,)), taking_any, device="cpu")
+    found = inference.segment(among, taking_any, device="cpu", use=(FLAIR,))
+    assert found.used == alone.used == (FLAIR,)
+    for region, probability in alone.probabilities.items():
+        np.testing.assert_array_equal(found.probabilities[region], probability)
+    np.testing.assert_array_equal(alone.label_map.data, phantoms.tumour(subject.grid).data)
+    with_both = inference.segment(among, taking_any, device="cpu", use=(T1, FLAIR))
+    assert with_both.probabilities["whole_tumour"][0, 0, 0] > 0, "the brain of these two is everything"
+
+
+def test_absent_sequences_are_zero_in_their_own_channels(tmp_path: Path) -> None:
+    seen: list[FloatArray] = []
+
+    class Recording(runtime.Network):
+        def run(self, window: FloatArray) -> FloatArray:
+            seen.append(window.copy())
+            return super().run(window)
+
+    card = tiny_models.make_card((FLAIR, T2, T1), any_subset=True)
+    card = tiny_models.arithmetic(tmp_path / "m", lambda x: x[:, :2], card)
+    network = Recording(card, runtime.open_network(card, "cpu")._rungs)
+    subject = phantoms.subject()
+    inference.segment(subject, card, network=network)
+    inference.segment(subject, card, network=network, use=[T1, T2])
+    all_three, two = seen
+    assert all(channel.any() for channel in all_three)
+    assert not two[0].any()
+    np.testing.assert_array_equal(two[1:], all_three[1:])
+
+
+def test_a_model_for_any_subset_takes_what_is_there_and_needs_something(taking_any: ModelCard) -> None:
+    assert inference.segment(phantoms.subject(sequences=(T1CE, FLAIR)), taking_any).used == (FLAIR,)
+    assert inference.segment(phantoms.subject(), taking_any).used == (T1, T2, FLAIR)
+    with pytest.raises(MissingSequence, match=r"\(it needs one of T1, T2 and FLAIR\)"):
+        inference.segment(phantoms.subject(sequences=(T1CE,)), taking_any)
+    with pytest.raises(MissingSequence, match=r"\(it needs T2 too\)"):
+        inference.segment(phantoms.subject(sequences=(FLAIR,)), taking_any, use=(T2, FLAIR))
+
+
+@pytest.mark.parametrize("use", [(), (T1CE,), (T1CE, FLAIR)])
+def test_sequences_a_model_does_not_know_are_a_mistake(taking_any: ModelCard, use: tuple[Sequence, ...]) -> None:
+    with pytest.raises(ValueError, match="does not work with"):
+        inference.segment(phantoms.subject(), taking_any, use=use)
+
+
+def test_a_model_for_all_its_sequences_cannot_be_given_fewer(windowed: ModelCard) -> None:
+    card = replace(windowed, sequences=(T1, FLAIR))
+    with pytest.raises(ValueError, match="does not work with FLAIR"):
+        inference.segment(phantoms.subject(), card, use=(FLAIR,))
+
+
 def test_a_missing_sequence_is_named(finder: ModelCard) -> None:
     with pytest.raises(MissingSequence) as caught:
         inference.segment(phantoms.subject(sequences=(T1,), name="anna"), finder)

@@ -108,9 +108,22 @@ def test_writing_twice_gives_the_same_bytes(folder: Path) -> None:
 def test_an_unmeasured_model_is_allowed_and_has_no_dice(folder: Path) -> None:
     make_card(evaluation=None).write(folder)
     card = ModelCard.read(folder)
-    assert card.mean_dice is None
-    assert card.dice("whole_tumour") is None
-    assert make_card().mean_dice == pytest.approx(0.635)
+    assert card.scores(card.sequences) is None
+    assert make_card().scores(card.sequences) == EVALUATION.regions
+
+
+def test_a_model_for_any_subset_says_how_good_it_is_with_each(folder: Path) -> None:
+    by_sequences = {"t1": EVALUATION.subsets["BraTS 2018"]}
+    make_card(any_subset=True, evaluation=replace(EVALUATION, by_sequences=by_sequences)).write(folder)
+    card = ModelCard.read(folder)
+    assert card.any_subset
+    assert card.scores([Sequence.T1]) == by_sequences["t1"]
+    assert card.scores([Sequence.FLAIR]) is None
+    assert card.scores([Sequence.FLAIR, Sequence.T1]) == EVALUATION.regions
+    assert card.usable([Sequence.T2, Sequence.FLAIR]) == (Sequence.FLAIR,)
+    assert card.usable([Sequence.T2]) == ()
+    assert make_card().usable([Sequence.FLAIR]) == ()
+    assert make_card().usable(Sequence) == (Sequence.T1, Sequence.FLAIR)
 
 
 def test_entries_of_a_later_writer_do_not_matter(folder: Path) -> None:
@@ -214,6 +227,7 @@ def test_a_card_cannot_name_files_outside_its_folder(folder: Path, name: str) ->
         ({"files": dict.fromkeys(REQUIRED_FILES, "abc")}, "SHA-256 of network.xml is not one"),
         ({"evaluation": {"how": "?", "cases": 0, "patients": 0, "regions": {}}}, "evaluation"),
         ({"evaluation": 3}, "is not what was expected"),
+        ({"any_subset": 1}, "is neither true nor false"),
         ({"data": 4}, "is not what was expected"),
     ],
 )
@@ -231,6 +245,17 @@ def test_a_broken_card_says_what_is_wrong(folder: Path, changes: dict[str, Any],
 def test_impossible_scores_are_refused(scores: tuple[float, float, float | None]) -> None:
     with pytest.raises(ValueError, match=r"Dice|HD95"):
         RegionScores(*scores)
+
+
+def test_figures_by_sequences_belong_to_models_that_take_any() -> None:
+    measured = replace(EVALUATION, by_sequences={"t1": EVALUATION.regions})
+    assert make_card(any_subset=True, evaluation=measured).any_subset
+    with pytest.raises(ValueError, match="needs all of them"):
+        make_card(evaluation=measured)
+    with pytest.raises(ValueError, match="names no sequences"):
+        replace(EVALUATION, by_sequences={"flair+t1": EVALUATION.regions})
+    with pytest.raises(ValueError, match="whole_tumour and tumour_core"):
+        replace(EVALUATION, by_sequences={"t1": {}})
 
 
 def test_more_patients_than_cases_is_impossible() -> None:

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from engine import registry
 from engine.errors import BadModel, MissingSequence
 from engine.model_card import REQUIRED_FILES, Architecture, Evaluation, ModelCard, RegionScores, Role
-from engine.volume import Sequence
+from engine.volume import SUBSETS, Sequence
 
 T1, T1CE, T2, FLAIR = Sequence
 
@@ -80,43 +79,66 @@ def test_every_subset_of_sequences_gets_the_best_model_it_can_feed(
     for models in (SHIPPED, tuple(reversed(SHIPPED))):
         choice = registry.choose(present, models)
         assert choice.card is expected
+        assert choice.used == expected.sequences
         unused = [s for s in present if s not in expected.sequences]
-        assert choice.reason.endswith(".")
-        assert choice.reason.count(". ") == 0, "one sentence"
         assert ("not used" in choice.reason) == bool(unused)
 
 
 def test_all_subsets_are_covered_above() -> None:
-    subsets = [c for n in range(1, 5) for c in combinations(Sequence, n)]
-    assert len(subsets) == 15
-    assert all(registry.choose(s, SHIPPED).card.role != Role.BASELINE for s in subsets)
+    assert len(SUBSETS) == 15
+    assert all(registry.choose(s, SHIPPED).card.role != Role.BASELINE for s in SUBSETS)
 
 
-def test_the_reason_for_a_dedicated_model() -> None:
-    assert registry.choose([T1], SHIPPED).reason == (
-        "T1 is here, and the T1 student was made for exactly that "
-        "(Dice whole tumour 0.62, core 0.48 on 10 held-out patients)."
+def test_the_sentence_says_what_is_used_how_good_it_is_and_what_would_help() -> None:
+    student, better = card(T1, wt=0.71, tc=0.58, patients=40, title="T1 student"), card(T1, FLAIR, wt=0.86, tc=0.585)
+    choice = registry.choose([T1], [student, better])
+    assert choice.reason == (
+        "T1 only: using the T1 student. On 40 patients it reached whole tumour 0.71, core 0.58 (Dice)."
     )
-    assert registry.choose([FLAIR, T1, T2, T1CE], SHIPPED).reason == (
-        "T1, T1ce, T2 and FLAIR are here, and the teacher of all four was made for exactly that "
-        "(Dice whole tumour 0.85, core 0.70 on 10 held-out patients)."
+    assert choice.advice == "Adding FLAIR would raise whole tumour to 0.86."
+    assert choice.sentence == (
+        "T1 only: using the T1 student. On 40 patients it reached whole tumour 0.71, core 0.58 (Dice); "
+        "adding FLAIR would raise whole tumour to 0.86."
+    )
+    everything = registry.choose([FLAIR, T1, T2, T1CE], SHIPPED)
+    assert (
+        everything.sentence
+        == everything.reason
+        == (
+            "T1, T1ce, T2 and FLAIR: using the teacher of all four. "
+            "On 10 patients it reached whole tumour 0.85, core 0.70 (Dice)."
+        )
     )
 
 
-def test_the_reason_for_the_next_best_says_what_is_not_used() -> None:
+def test_the_reason_for_the_next_best_says_what_is_not_used_and_why() -> None:
     assert registry.choose([T1, T2], SHIPPED).reason == (
-        "T1 and T2 are here; there is no model for exactly these two, so the T2 student is used "
-        "(Dice whole tumour 0.75, core 0.52 on 10 held-out patients); T1 is not used."
+        "T1 and T2: using the T2 student; T1 is not used, as no model takes both. "
+        "On 10 patients it reached whole tumour 0.75, core 0.52 (Dice)."
     )
-    assert registry.choose([T1, T2, FLAIR], SHIPPED).reason == (
-        "T1, T2 and FLAIR are here; there is no model for exactly these three, so the T2 student is used "
-        "(Dice whole tumour 0.75, core 0.52 on 10 held-out patients); T1 and FLAIR are not used."
+    assert registry.choose([T1, T2, FLAIR], SHIPPED).reason.startswith(
+        "T1, T2 and FLAIR: using the T2 student; T1 and FLAIR are not used, as no model takes all 3. "
+    )
+    worse = card(T1, T2, wt=0.6, tc=0.5)
+    assert registry.choose([T1, T2], [*SHIPPED, worse]).reason.startswith(
+        "T1 and T2: using the T2 student; T1 is not used, as results were better without it. "
+    )
+    unmeasured = card(T1, T2, wt=None)
+    assert registry.choose([T1, T2], [*SHIPPED, unmeasured]).reason.startswith(
+        "T1 and T2: using the T2 student; T1 is not used, as no model was measured with both. "
     )
 
 
-def test_a_dedicated_model_is_taken_even_where_a_smaller_one_scored_higher() -> None:
+def test_what_was_measured_decides_also_against_a_model_made_for_just_these() -> None:
     both = card(T1, FLAIR, wt=0.5, tc=0.3)
-    assert registry.choose([T1, FLAIR], [*SHIPPED, both]).card is both
+    choice = registry.choose([T1, FLAIR], [*SHIPPED, both])
+    assert (choice.card, choice.used) == (S_FLAIR, (FLAIR,))
+
+
+@pytest.mark.parametrize(("wt", "takes_both"), [(0.786, True), (0.775, False)])
+def test_of_what_is_as_good_that_which_uses_more_is_taken(wt: float, takes_both: bool) -> None:
+    both = card(T1, FLAIR, wt=wt, tc=0.47)
+    assert registry.choose([T1, FLAIR], [*SHIPPED, both]).used == ((T1, FLAIR) if takes_both else (FLAIR,))
 
 
 def test_of_two_dedicated_models_the_better_one_is_taken() -> None:
@@ -130,11 +152,12 @@ def test_an_unmeasured_model_is_the_last_resort_and_the_sentence_says_so() -> No
     assert registry.choose([T1, T2, FLAIR], [unmeasured, S_T1]).card is S_T1
     choice = registry.choose([T1, T2, FLAIR], [unmeasured])
     assert choice.card is unmeasured
-    assert "(not measured on any patient yet)" in choice.reason
+    assert choice.reason.endswith("It was not measured on any patient yet.")
+    assert choice.scores is None
 
 
 def test_one_patient_is_not_patients() -> None:
-    assert registry.choose([T1], [card(T1, patients=1)]).reason.endswith("on 1 held-out patient).")
+    assert "On 1 patient it reached" in registry.choose([T1], [card(T1, patients=1)]).reason
 
 
 def test_nothing_fits_says_what_to_add() -> None:
@@ -144,6 +167,84 @@ def test_nothing_fits_says_what_to_add() -> None:
     with pytest.raises(MissingSequence) as caught:
         registry.choose([T1CE], [TEACHER])
     assert str(caught.value) == "No model works with T1ce alone. Add T1, T2 and FLAIR."
+    with pytest.raises(MissingSequence) as caught:
+        registry.choose([T1CE], [any_of(T1, FLAIR)])
+    assert str(caught.value) == "No model works with T1ce alone. Add FLAIR or T1."
+
+
+# Models for any subset
+
+
+def any_of(*sequences: Sequence, name: str = "any", **dice: tuple[float, float]) -> ModelCard:
+    """A model for any subset of its sequences; measured on those named, such as ``t1_flair=(0.8, 0.6)``."""
+    by_sequences = {
+        subset.replace("_", "+"): {"whole_tumour": RegionScores(wt, 0.1), "tumour_core": RegionScores(tc, 0.1)}
+        for subset, (wt, tc) in dice.items()
+    }
+    evaluation = None
+    if by_sequences:
+        whole = {"whole_tumour": RegionScores(0.8, 0.1), "tumour_core": RegionScores(0.7, 0.1)}
+        evaluation = Evaluation("held out by patient", 40, 40, whole, by_sequences=by_sequences)
+    made = card(*sequences, wt=None, name=name, title="any-sequence student")
+    return replace(made, any_subset=True, evaluation=evaluation)
+
+
+def test_a_model_for_any_subset_is_judged_by_what_it_reached_with_these_sequences() -> None:
+    model = any_of(*Sequence, t1=(0.5, 0.3), t2=(0.7, 0.5), t1_t2=(0.8, 0.6))
+    for models in ([*SHIPPED, model], [model, *SHIPPED]):
+        assert registry.choose([T1], models).card is S_T1
+        choice = registry.choose([T2, T1], models)
+        assert (choice.card, choice.used, choice.patients) == (model, (T1, T2), 40)
+        assert choice.reason == (
+            "T1 and T2: using the any-sequence student. On 40 patients it reached whole tumour 0.80, core 0.60 (Dice)."
+        )
+        assert choice.scores is not None
+        assert choice.scores["tumour_core"].dice_mean == 0.6
+
+
+def test_a_sequence_that_makes_it_worse_is_left_out() -> None:
+    model = any_of(T1, T2, FLAIR, t1=(0.5, 0.3), flair=(0.85, 0.6), t1_flair=(0.8, 0.55))
+    choice = registry.choose([T1, FLAIR], [model])
+    assert choice.used == (FLAIR,)
+    assert choice.reason.startswith(
+        "T1 and FLAIR: using the any-sequence student with FLAIR; T1 is not used, as results were better without it."
+    )
+
+
+def test_between_equals_the_dedicated_model_is_taken() -> None:
+    model = any_of(*Sequence, t1=(0.624, 0.484), t2=(0.8, 0.6))
+    assert registry.choose([T1], [model, S_T1]).card is S_T1
+    assert registry.choose([T2], [model, S_T2]).card is model
+
+
+def test_unmeasured_subsets_come_last_and_dedicated_models_first_among_them() -> None:
+    model, dedicated = any_of(*Sequence, flair=(0.4, 0.2)), card(T1, wt=None)
+    assert registry.choose([T1, FLAIR], [model, dedicated]).used == (FLAIR,)
+    assert registry.choose([T1, T2], [model, dedicated]).card is dedicated
+    alone = registry.choose([T1, T2], [model])
+    assert (alone.card, alone.used, alone.scores, alone.patients) == (model, (T1, T2), None, 0)
+
+
+def test_all_its_sequences_are_what_the_cards_own_figures_are_about() -> None:
+    model = any_of(T1, FLAIR, flair=(0.7, 0.6))
+    assert model.scores([FLAIR, T1]) == model.evaluation.regions  # type: ignore[union-attr]
+    assert model.scores([T1]) is None
+    assert model.scores([T1, T2]) is None
+    assert S_T1.scores([T1, T2]) is None
+    assert TEACHER.scores([T1]) is None
+
+
+def test_a_model_asked_for_by_name_uses_all_it_can() -> None:
+    model = any_of(T1, T2, FLAIR, flair=(0.85, 0.6), t1_flair=(0.8, 0.55))
+    choice = registry.choose_named([FLAIR, T1, T1CE], model)
+    assert choice.used == (T1, FLAIR)
+    assert choice.reason == (
+        "The any-sequence student was asked for by name, and does not use T1ce. "
+        "On 40 patients it reached whole tumour 0.80, core 0.55 (Dice)."
+    )
+    with pytest.raises(MissingSequence, match="needs one of T1, T2 and FLAIR, and none is here"):
+        registry.choose_named([T1CE], model)
+    assert registry.choose_named([T1], BASELINE).card is BASELINE
 
 
 @pytest.mark.parametrize("models", [(), (BASELINE,)])
@@ -157,16 +258,19 @@ def test_no_sequences_at_all_is_said_plainly() -> None:
         registry.choose([], SHIPPED)
 
 
-def test_advice_names_what_each_further_sequence_would_bring() -> None:
+def test_advice_names_the_best_addition_and_one_that_is_better_in_something() -> None:
     assert registry.advice([T1], SHIPPED) == (
-        "Adding a sequence would help: "
-        "with T1ce, whole tumour 0.70 instead of 0.62 and core 0.63 instead of 0.48; "
-        "with T2, whole tumour 0.75 instead of 0.62 and core 0.52 instead of 0.48; "
-        "with FLAIR, whole tumour 0.79 instead of 0.62 and core 0.47 instead of 0.48 (Dice)."
+        "Adding T1ce would raise whole tumour to 0.70 and core to 0.63; "
+        "adding T2 would raise whole tumour to 0.75 and core to 0.52."
     )
     assert registry.advice([T1, T2, FLAIR], SHIPPED) == (
-        "Adding a sequence would help: with T1ce, whole tumour 0.85 instead of 0.75 and core 0.70 instead of 0.52 "
-        "(Dice)."
+        "Adding T1ce would raise whole tumour to 0.85 and core to 0.70."
+    )
+
+
+def test_advice_says_that_a_gain_is_mixed() -> None:
+    assert registry.advice([T1], [S_T1, card(FLAIR, wt=0.85, tc=0.40)]) == (
+        "Adding FLAIR would raise whole tumour to 0.85 but lower core to 0.40."
     )
 
 
@@ -175,12 +279,21 @@ def test_advice_is_silent_where_nothing_is_to_gain() -> None:
     assert registry.advice([T1], [S_T1]) == ""
     assert registry.advice([T1], []) == ""
     assert registry.advice([T1], [S_T1, card(FLAIR, wt=0.621, tc=0.48)]) == ""
+    assert registry.advice([T1], [card(T1, wt=None), S_FLAIR]) == "", "nothing to compare with"
+
+
+def test_advice_names_several_sequences_where_only_together_they_help() -> None:
+    assert registry.advice([FLAIR], [S_FLAIR, TEACHER]) == (
+        "Adding T1, T1ce and T2 would raise whole tumour to 0.85 and core to 0.70."
+    )
+    pair = card(T2, FLAIR, wt=0.82, tc=0.55)
+    assert registry.advice([FLAIR], [S_FLAIR, pair, TEACHER]) == (
+        "Adding T2 would raise whole tumour to 0.82 and core to 0.55."
+    )
 
 
 def test_advice_when_nothing_works_yet() -> None:
-    assert registry.advice([T1CE], [S_T1]) == (
-        "A sequence has to be added: with T1, whole tumour 0.62 and core 0.48 (Dice)."
-    )
+    assert registry.advice([T1CE], [S_T1]) == "Adding T1 would do: whole tumour 0.62, core 0.48 (Dice)."
 
 
 # Folders
