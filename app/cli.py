@@ -478,8 +478,11 @@ def _refuse_same_name(files: SubjectFiles, taken: dict[str, Path]) -> None:
 
 
 def _tell(result: dict[str, Any]) -> None:
-    volumes = ", ".join(f"{title.lower()} {result['volumes_ml'][r]:.1f} ml" for r, title in REGION_TITLES.items())
-    typer.echo(f"{result['name']}: {volumes} ({result['seconds']:.1f} s on {result['device']})")
+    from engine.volume import ml_in_words
+
+    volumes, intervals = result["volumes_ml"], result.get("intervals_90_percent_ml", {})
+    told = [f"{title.lower()} {ml_in_words(volumes[r], intervals.get(r))}" for r, title in REGION_TITLES.items()]
+    typer.echo(f"{result['name']}: {', '.join(told)} ({result['seconds']:.1f} s on {result['device']})")
     typer.echo(f"  {' '.join(filter(None, (result['reason'], result.get('advice'))))}")
     for note in result["notes"]:
         typer.echo(f"  {note}")

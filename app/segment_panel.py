@@ -10,6 +10,7 @@ from app.controls import IconButton, IconLabel, Section, Segments, Swatch, label
 from app.session import Session, Stage
 from app.theme import Theme
 from app.viewer_model import MaskStyle, ViewerModel
+from engine.volume import ml_in_words
 
 # Okabe and Ito's, without black and grey.
 SAFE_COLOURS = {
@@ -214,9 +215,11 @@ class ResultPanel(Section):
         self.setVisible(result is not None)
         if result is None:
             return
-        volumes = result.segmentation.volumes_ml
+        volumes, intervals = result.segmentation.volumes_ml, result.segmentation.intervals_ml
         for region, key in (("whole_tumour", "whole_tumour"), ("core", "tumour_core")):
-            self._values[region].setText(f"{volumes[key]:.1f} ml")
+            self._values[region].setText(ml_in_words(volumes[key], intervals[key]))
+            told = "" if intervals[key] is None else "In 90 of 100 patients the true volume lies in this interval."
+            self._values[region].setToolTip(told)
         self.go_button.setEnabled(result.mask.largest is not None)
         self.save_button.setEnabled(self._session.stage is Stage.DONE)
         self.saved.setText(f"{saved.mask.name}\n{saved.verified}" if saved is not None else "")

@@ -121,6 +121,8 @@ def provenance(
     """
     card = segmentation.card
     used, doubted = set(segmentation.used), set(uncertain)
+    known = {region: interval for region, interval in segmentation.intervals_ml.items() if interval is not None}
+    intervals = {region: [round(float(ml), 3) for ml in interval] for region, interval in known.items()}
     return {
         "format": SIDECAR_FORMAT,
         "software": {"name": "Gliascope", "version": version()},
@@ -146,6 +148,7 @@ def provenance(
             str(REST_OF_WHOLE_TUMOUR): "rest of the whole tumour",
         },
         "volumes_ml": {region: round(float(ml), 3) for region, ml in segmentation.volumes_ml.items()},
+        **({"intervals_90_percent_ml": intervals} if intervals else {}),
         "grid": {
             "shape": list(subject.grid.shape),
             "spacing_mm": [round(mm, 4) for mm in subject.grid.spacing],

@@ -16,7 +16,7 @@ import pytest
 
 from app import cli
 from engine import export, inference, nifti, registry, sequences
-from engine.model_card import ModelCard, Role
+from engine.model_card import REGIONS, Calibration, ModelCard, RegionCalibration, Role
 from engine.progress import Progress
 from engine.volume import Sequence
 from tests.app import threshold_model
@@ -126,6 +126,19 @@ def test_json_says_what_the_sidecar_says_and_where_things_are(
     assert Path(subject["mask"]).is_absolute()
     assert Path(subject["mask"]).exists()
     assert ran.answer["failed"] == []
+
+
+def test_a_calibrated_model_gives_the_volume_with_its_interval(
+    run: Run, models: Path, patient: Path, tmp_path: Path
+) -> None:
+    part = RegionCalibration(1.0, 0.05, 0.01, volume_low=0.5, volume_high=1.5, coverage=0.9, patients=40)
+    threshold_model.install(
+        models, "calibrated", (T2,), dice=0.9, calibration=Calibration(dict.fromkeys(REGIONS, part))
+    )
+    ran = run("segment", patient, "--out", tmp_path / "out")
+    assert "anna: whole tumour 0.3 ml (90 %: 0.1 to 0.4), core 0.1 ml (90 %: 0.0 to 0.1) (" in ran.out
+    [subject] = run("segment", patient, "--out", tmp_path / "out", "--json").answer["subjects"]
+    assert subject["intervals_90_percent_ml"]["whole_tumour"] == [0.14, 0.42]
 
 
 def test_loose_files_are_one_patient(run: Run, models: Path, cohort: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,8 +31,9 @@ from app.theme import CORE, DARK, LIGHT, WHOLE_TUMOUR, contrast
 from app.viewer_model import MaskStyle, Plane
 from engine import nifti, registry
 from engine.metrics import dice
-from engine.model_card import ModelCard
+from engine.model_card import REGIONS, Calibration, ModelCard, RegionCalibration
 from engine.volume import Sequence
+from tests.app import threshold_model
 from tests.app.conftest import drop, middle
 from tests.engine import phantoms
 
@@ -133,6 +135,17 @@ def test_segmenting_again_and_other_choices_keep_working_after_a_result(segmente
 
 def test_the_crosshair_goes_to_the_tumour_that_was_found(segmented):
     assert segmented.model.labels.data[segmented.model.voxel()] > 0
+
+
+def test_a_calibrated_volume_is_shown_with_its_interval(window, models, patient, qtbot):
+    part = RegionCalibration(1.0, 0.05, 0.01, volume_low=0.5, volume_high=1.5, coverage=0.9, patients=40)
+    shutil.rmtree(models / "teacher")
+    sequences = (Sequence.T2, Sequence.T1, Sequence.T1CE, Sequence.FLAIR)
+    threshold_model.install(models, "teacher", sequences, calibration=Calibration(dict.fromkeys(REGIONS, part)))
+    window.session.open([patient], segment=True)
+    qtbot.waitUntil(lambda: window.session.stage is Stage.DONE, timeout=20_000)
+    assert window.result.volumes["whole_tumour"].text() == "0.3 ml (90 %: 0.1 to 0.4)"
+    assert "90 of 100 patients" in window.result.volumes["core"].toolTip()
 
 
 def test_one_sequence_is_enough_and_the_others_are_said_to_be_absent(window, patient, qtbot):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from engine.model_card import REGIONS, Architecture, Evaluation, ModelCard, RegionScores, Role
+from engine.model_card import REGIONS, Architecture, Calibration, Evaluation, ModelCard, RegionScores, Role
 from engine.runtime import import_openvino
 from engine.volume import Sequence
 
@@ -27,6 +27,7 @@ def install(
     dice: float = 0.7,
     training: dict[str, Any] | None = None,
     by_sequences: dict[str, float] | None = None,
+    calibration: Calibration | None = None,
 ) -> ModelCard:
     """Write a whole model folder; the first of ``sequences`` is the one that is looked at.
 
@@ -38,6 +39,7 @@ def install(
         dice: What the card says was measured.
         training: The card's training configuration.
         by_sequences: For a model for any subset of its sequences, the Dice with each, by a name such as ``t1+flair``.
+        calibration: Of the card.
     """
     folder = models / name
     folder.mkdir(parents=True)
@@ -60,6 +62,7 @@ def install(
         minimum_ml={"whole_tumour": 0.05, "tumour_core": 0.0},
         any_subset=by_sequences is not None,
         evaluation=Evaluation("on phantoms", 10, 10, scores(dice), by_sequences=by_subset),
+        calibration=calibration,
         training=training or {},
     ).write(folder)
 

@@ -108,6 +108,14 @@ def test_the_sidecar_tells_how_the_mask_came_about(tmp_path: Path) -> None:
     assert nifti.find_convention([saved.mask]) is nifti.Convention.GLIASCOPE
 
 
+def test_the_sidecar_has_the_interval_of_a_volume_where_there_is_one() -> None:
+    subject = phantoms.subject()
+    result = a_result(subject)
+    assert "intervals_90_percent_ml" not in export.provenance(result, subject)
+    result = replace(result, intervals_ml={"whole_tumour": (0.20004, 0.41), "tumour_core": None})
+    assert export.provenance(result, subject)["intervals_90_percent_ml"] == {"whole_tumour": [0.2, 0.41]}
+
+
 def test_the_version_is_the_projects() -> None:
     project = Path(__file__).parents[2] / "pyproject.toml"
     assert f'\nversion = "{export.version()}"\n' in project.read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ import torch
 from engine import inference, networks, runtime, sequences
 from engine.errors import BadModel, Cancelled, MissingSequence, OutOfMemory, UnreadableImage
 from engine.metrics import dice, score
-from engine.model_card import ModelCard
+from engine.model_card import Calibration, ModelCard, RegionCalibration
 from engine.progress import Progress
 from engine.registry import SHIPPED, find, list_models
 from engine.volume import FloatArray, Grid, LabelMap, Sequence, Subject, Volume
@@ -335,6 +335,46 @@ def test_very_sure_logits_do_not_overflow(tmp_path: Path) -> None:
     found = inference.segment(phantoms.subject(), card)
     assert np.isfinite(found.probabilities["whole_tumour"]).all()
     assert found.probabilities["whole_tumour"].max() == 1.0
+
+
+# Calibration
+
+
+def calibration(temperature: float, low: float = 0.8, high: float = 1.3) -> Calibration:
+    part = RegionCalibration(temperature, 0.05, 0.01, low, high, coverage=0.9, patients=40)
+    return Calibration({"whole_tumour": part, "tumour_core": replace(part, temperature=2 * temperature)})
+
+
+def test_logits_are_divided_by_the_temperature_of_their_region(tmp_path: Path) -> None:
+    def core_first(images: torch.Tensor) -> torch.Tensor:
+        return torch.cat([images * 0 + 3.0, images * 0 + 3.0], dim=1)
+
+    card = tiny_models.make_card((FLAIR,), regions=("tumour_core", "whole_tumour"), calibration=calibration(1.5))
+    card = tiny_models.arithmetic(tmp_path / "m", core_first, card)
+    found = inference.segment(phantoms.subject(), card, device="cpu").probabilities
+    assert found["whole_tumour"].max() == pytest.approx(1 / (1 + np.exp(-2.0)), abs=2e-3)
+    assert found["tumour_core"].max() == pytest.approx(1 / (1 + np.exp(-1.0)), abs=2e-3)
+
+
+def test_thresholds_refer_to_calibrated_probabilities(finder: ModelCard) -> None:
+    # One half stays one half, whatever the temperature; anything else moves with it.
+    subject = phantoms.subject()
+    plain = inference.segment(subject, finder, device="cpu")
+    same = inference.segment(subject, replace(finder, calibration=calibration(3.0)), device="cpu")
+    np.testing.assert_array_equal(same.label_map.data, plain.label_map.data)
+    unsure = replace(finder, calibration=calibration(50.0), threshold=dict.fromkeys(finder.threshold, 0.9))
+    assert inference.segment(subject, unsure, device="cpu").volumes_ml["whole_tumour"] == 0
+
+
+def test_the_volume_comes_with_its_interval_where_that_was_measured(finder: ModelCard) -> None:
+    subject = phantoms.subject()
+    assert inference.segment(subject, finder).intervals_ml == {"whole_tumour": None, "tumour_core": None}
+    found = inference.segment(subject, replace(finder, calibration=calibration(1.0, 0.5, 2.0)))
+    for region, ml in found.volumes_ml.items():
+        assert found.intervals_ml[region] == pytest.approx((0.5 * ml, 2.0 * ml))
+    above = replace(finder, calibration=calibration(1.0), threshold=dict.fromkeys(finder.threshold, 0.99999))
+    nothing = inference.segment(Subject("x", {FLAIR: replace(subject[FLAIR], data=subject[FLAIR].data * 0)}), above)
+    assert nothing.intervals_ml == {"whole_tumour": None, "tumour_core": None}, "nothing times a factor says nothing"
 
 
 # Masks from probabilities

@@ -13,8 +13,10 @@ from engine.model_card import (
     REQUIRED_FILES,
     RESEARCH_USE,
     Architecture,
+    Calibration,
     Evaluation,
     ModelCard,
+    RegionCalibration,
     RegionScores,
     Role,
 )
@@ -29,6 +31,10 @@ EVALUATION = Evaluation(
         "BraTS 2018": {"whole_tumour": RegionScores(0.7, 0.1), "tumour_core": RegionScores(0.5, 0.2)},
     },
 )
+
+
+PART = RegionCalibration(1.4, 0.05, 0.01, volume_low=0.8, volume_high=1.3, coverage=0.9, patients=40)
+CALIBRATION = Calibration({"whole_tumour": PART, "tumour_core": replace(PART, temperature=2.0)})
 
 
 def make_card(**changes: Any) -> ModelCard:
@@ -124,6 +130,49 @@ def test_a_model_for_any_subset_says_how_good_it_is_with_each(folder: Path) -> N
     assert card.usable([Sequence.T2]) == ()
     assert make_card().usable([Sequence.FLAIR]) == ()
     assert make_card().usable(Sequence) == (Sequence.T1, Sequence.FLAIR)
+
+
+def test_a_calibrated_model_says_how_far_it_can_be_believed(folder: Path) -> None:
+    make_card(calibration=CALIBRATION).write(folder)
+    card = ModelCard.read(folder)
+    assert card.calibration == CALIBRATION
+    assert card.calibrated(card.sequences) == CALIBRATION.regions
+    assert make_card().calibrated(card.sequences) is None
+    values = json.loads((folder / "model.json").read_text("utf-8"))["calibration"]
+    assert list(values) == ["regions"]
+    assert values["regions"]["tumour_core"]["temperature"] == 2.0
+    alone = {"flair": dict.fromkeys(CALIBRATION.regions, replace(PART, volume_high=2.0))}
+    make_card(any_subset=True, calibration=replace(CALIBRATION, by_sequences=alone)).write(folder)
+    card = ModelCard.read(folder)
+    assert card.calibrated([Sequence.FLAIR]) == alone["flair"]
+    assert card.calibrated([Sequence.T1]) == CALIBRATION.regions
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"temperature": 0.0}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"ece_after": -0.1}, "not between 0 and 1"),
+        ({"coverage": 1.1}, "not between 0 and 1"),
+        ({"volume_low": 1.4}, "interval"),
+        ({"volume_low": -0.1}, "interval"),
+        ({"volume_high": float("inf")}, "interval"),
+        ({"patients": 0}, "how many patients"),
+    ],
+)
+def test_an_impossible_calibration_is_refused(change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        replace(PART, **change)
+
+
+def test_a_calibration_covers_both_regions_and_only_what_the_model_takes() -> None:
+    with pytest.raises(ValueError, match="whole_tumour and tumour_core"):
+        Calibration({"whole_tumour": PART})
+    with pytest.raises(ValueError, match="names no sequences"):
+        replace(CALIBRATION, by_sequences={"T1": CALIBRATION.regions})
+    with pytest.raises(ValueError, match="needs all of them"):
+        make_card(calibration=replace(CALIBRATION, by_sequences={"t1": CALIBRATION.regions}))
 
 
 def test_entries_of_a_later_writer_do_not_matter(folder: Path) -> None:
@@ -228,6 +277,8 @@ def test_a_card_cannot_name_files_outside_its_folder(folder: Path, name: str) ->
         ({"evaluation": {"how": "?", "cases": 0, "patients": 0, "regions": {}}}, "evaluation"),
         ({"evaluation": 3}, "is not what was expected"),
         ({"any_subset": 1}, "is neither true nor false"),
+        ({"calibration": {"regions": {"whole_tumour": {}}}}, "patients is missing"),
+        ({"calibration": {}}, "regions is missing"),
         ({"data": 4}, "is not what was expected"),
     ],
 )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.errors import ChooseVolume, GridMismatch, UserError
 from engine.progress import Progress
-from engine.volume import Grid, LabelMap, Sequence, Subject, Volume, in_words
+from engine.volume import Grid, LabelMap, Sequence, Subject, Volume, in_words, joined, ml_in_words
 from tests.engine import phantoms
 
 CENTRE = (3.0, -5.0, 7.0)
@@ -150,6 +150,22 @@ def test_sequences_in_words() -> None:
     assert in_words([Sequence.FLAIR]) == "FLAIR"
     assert in_words([Sequence.FLAIR, Sequence.T1]) == "T1 and FLAIR"
     assert in_words(tuple(Sequence)) == "T1, T1ce, T2 and FLAIR"
+
+
+def test_sets_of_sequences_have_one_name() -> None:
+    assert joined([Sequence.FLAIR, Sequence.T1, Sequence.FLAIR]) == "t1+flair"
+
+
+@pytest.mark.parametrize(
+    ("ml", "interval", "words"),
+    [
+        (42.31, None, "42.3 ml"),
+        (42.31, (36.4, 51.2), "42.3 ml (90 %: 36 to 51)"),
+        (2.0, [1.26, 3.0], "2.0 ml (90 %: 1.3 to 3.0)"),
+    ],
+)
+def test_a_volume_is_told_with_plausible_digits(ml: float, interval: tuple[float, float] | None, words: str) -> None:
+    assert ml_in_words(ml, interval) == words
 
 
 def test_errors_survive_the_way_out_of_a_worker_process() -> None:
