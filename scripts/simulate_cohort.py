@@ -1,9 +1,11 @@
 """Simulate patients for training: many tumours in the heads of a folder of label maps.
 
-    python -m scripts.simulate_cohort LABEL_MAPS --out FOLDER --count 240
+    python -m scripts.simulate_cohort LABEL_MAPS --heads 1-15 --count 300 --out RUNS/simulated
+    python -m scripts.simulate_cohort LABEL_MAPS --heads 16-20 --first 10000 --count 200 --out RUNS/simulated-test
 
-Patient n lies in head n modulo the number of label maps, bent at random, with a tumour and a scanner drawn from seed n.
-What is there already is not made again; ``--part 0/2`` and ``--part 1/2`` share the work between two processes.
+Patient n lies in head n modulo the number of heads, bent at random, with a tumour and a scanner drawn from seed n.
+``--heads`` keeps heads that are for testing, and that of the demo case (20), out of training. What is there already is
+not made again; ``--part 0/2`` and ``--part 1/2`` share the work between two processes.
 """
 
 from __future__ import annotations
@@ -23,18 +25,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("label_maps", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=240)
+    parser.add_argument("--heads", default="", help="first and last label map by name, such as 1-15; all if left out")
+    parser.add_argument("--first", type=int, default=0, help="number of the first patient")
+    parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--spacing-mm", type=float, default=2.0)
     parser.add_argument("--variation-mm", type=float, default=3.0)
     parser.add_argument("--part", default="0/1")
     arguments = parser.parse_args()
     part, parts = map(int, arguments.part.split("/"))
     maps = sorted(arguments.label_maps.glob("*.nii.gz"))
+    if arguments.heads:
+        lowest, highest = map(int, arguments.heads.split("-"))
+        maps = maps[lowest - 1 : highest]
     for place, path in enumerate(maps):
         if place % parts != part:
             continue
         anatomy: Anatomy | None = None
-        for number in range(place, arguments.count, len(maps)):
+        start = arguments.first + (place - arguments.first) % len(maps)
+        for number in range(start, arguments.first + arguments.count, len(maps)):
             name = f"simulated-{number:05d}"
             if (arguments.out / f"{name}.npy").exists():
                 continue

@@ -10,6 +10,9 @@ from torch.nn import functional
 
 from trainer.config import Augmentation
 
+# Of the smooth deformation, along each axis of the window.
+CONTROL_POINTS = (5, 6, 5)
+
 
 def spatial(
     images: Tensor, window: tuple[int, int, int], spacing_mm: float, augmentation: Augmentation, generator: Generator
@@ -26,7 +29,6 @@ def spatial(
     Returns:
         ``(C, *window)``, zero where the case ends.
     """
-    device = images.device
     extent = torch.tensor(images.shape[1:], dtype=torch.float32)
     angles = _uniform(3, math.radians(augmentation.rotation_degrees), generator)
     scales = 1 + _uniform(3, augmentation.scaling, generator)
@@ -35,36 +37,40 @@ def spatial(
         matrix = matrix @ torch.diag(torch.tensor([-1.0, 1.0, 1.0]))
     shift = _uniform(3, augmentation.shift_mm / spacing_mm, generator)
 
-    # Positions in voxels around the centre of the window, mapped to voxels around the centre of the case.
-    axes = [torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2 for n in window]
-    offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    positions = offsets @ matrix.T.to(device) + shift.to(device)
+    # Positions in voxels around the centre of the case, at a few control points: turning, scaling and shifting are
+    # linear and survive the interpolation to every voxel exactly, which spares a product with a matrix for each.
+    axes = [torch.linspace(-(n - 1) / 2, (n - 1) / 2, points) for n, points in zip(window, CONTROL_POINTS, strict=True)]
+    offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    positions = torch.einsum("ij,jabc->iabc", matrix, offsets) + shift[:, None, None, None]
     if augmentation.elastic_mm > 0:
-        coarse = _uniform((1, 3, 5, 6, 5), augmentation.elastic_mm / spacing_mm, generator).to(device)
-        smooth = functional.interpolate(coarse, size=window, mode="trilinear", align_corners=True)[0]
-        positions = positions + smooth.permute(1, 2, 3, 0)
+        positions = positions + _uniform((3, *CONTROL_POINTS), augmentation.elastic_mm / spacing_mm, generator)
     # grid_sample counts axes from the last and runs -1..1 between the outermost voxel centres.
-    normalised = positions * (2 / (extent - 1).clamp(min=1)).to(device)
+    normalised = positions * (2 / (extent - 1).clamp(min=1))[:, None, None, None]
+    grid = functional.interpolate(
+        normalised.flip(0)[None].to(images.device), size=window, mode="trilinear", align_corners=True
+    )
     return functional.grid_sample(
-        images[None], normalised.flip(-1)[None], mode="bilinear", padding_mode="zeros", align_corners=True
+        images[None], grid.permute(0, 2, 3, 4, 1), mode="bilinear", padding_mode="zeros", align_corners=True
     )[0]
 
 
-def intensity(images: Tensor, augmentation: Augmentation, generator: Generator) -> Tensor:
-    """Change the look of each sequence by itself, as another scanner would.
+def intensity(images: Tensor, truth: Tensor, augmentation: Augmentation, generator: Generator) -> Tensor:
+    """Change the look of each sequence by itself, as another scanner and another tumour would.
 
     Args:
         images: ``(C, i, j, k)``, normalised, zero outside the brain.
+        truth: ``(2, i, j, k)``: the fraction of each voxel in whole tumour and core.
         augmentation: How much of each change.
         generator: Source of chance (a CPU generator).
 
     Returns:
-        The same shape, with zero mean and unit spread inside the brain, as `engine.preprocessing` leaves every image,
-        and zero outside.
+        The same shape, zero outside the brain; inside, zero mean and unit spread, as `engine.preprocessing` leaves
+        every image, but for a random gain and offset.
     """
     changed = []
     for image in images:
         brain = image != 0
+        image = _lesion(image, truth, augmentation, generator)
         image = _coarser(image, augmentation, generator)
         image = _contrast(image, augmentation, generator)
         if augmentation.bias_field > 0:
@@ -83,8 +89,22 @@ def intensity(images: Tensor, augmentation: Augmentation, generator: Generator) 
         values = image[brain]
         if values.numel() > 1:
             image = (image - values.mean()) / values.std().clamp(min=1e-3)
+        gain, offset = torch.randn(2, generator=generator).tolist()
+        image = image * math.exp(gain * augmentation.gain) + offset * augmentation.offset
         changed.append(torch.where(brain, image.clamp(-5, 5), 0.0))
     return torch.stack(changed)
+
+
+def _lesion(image: Tensor, truth: Tensor, augmentation: Augmentation, generator: Generator) -> Tensor:
+    if augmentation.lesion <= 0 and augmentation.lesion_shift <= 0:
+        return image
+    rest, core = truth[0] - truth[1], truth[1]
+    # The brain's mean is zero, so a factor moves a tumour towards the look of the average tissue or away from it. One
+    # that looks average already is moved by the shift alone.
+    factors = torch.exp(torch.randn(2, generator=generator) * augmentation.lesion).tolist()
+    shifts = (torch.randn(2, generator=generator) * augmentation.lesion_shift).tolist()
+    changed: Tensor = image * (1 + (factors[0] - 1) * rest + (factors[1] - 1) * core)
+    return changed + shifts[0] * rest + shifts[1] * core
 
 
 def _contrast(image: Tensor, augmentation: Augmentation, generator: Generator) -> Tensor:

@@ -7,15 +7,20 @@ import platform
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from engine import networks, runtime
-from engine.errors import CannotWrite, UserError
+from engine.errors import UserError
+from engine.files import whole_file
 from engine.model_card import REGIONS, TUMOUR_CORE, WHOLE_TUMOUR, Architecture, ModelCard, Role
 from trainer.config import TrainConfig
+
+if TYPE_CHECKING:
+    from trainer.loop import Task
 
 CONFIG = "config.json"
 STATE = "state.safetensors"
@@ -26,10 +31,10 @@ LEFT_RIGHT = 0
 
 
 def save_state(
-    folder: Path, step: int, network: torch.nn.Module, average: dict[str, torch.Tensor], optimiser: torch.optim.AdamW
+    folder: Path, step: int, task: Task, average: dict[str, torch.Tensor], optimiser: torch.optim.AdamW
 ) -> Path:
     """Write everything needed to go on after ``step``, replacing the last state only once the new one is whole."""
-    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+    tensors = {f"task.{name}": value for name, value in task.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in average.items()}
     for index, entry in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in entry.items()}
@@ -38,9 +43,7 @@ def save_state(
     return path
 
 
-def load_state(
-    folder: Path, network: torch.nn.Module, average: dict[str, torch.Tensor], optimiser: torch.optim.AdamW
-) -> int:
+def load_state(folder: Path, task: Task, average: dict[str, torch.Tensor], optimiser: torch.optim.AdamW) -> int:
     """Restore what `save_state` wrote into the objects given.
 
     Returns:
@@ -50,7 +53,7 @@ def load_state(
     if not path.exists():
         return 0
     tensors, metadata = _read(path)
-    network.load_state_dict(_part(tensors, "network."))
+    task.load_state_dict(_part(tensors, "task."))
     for name, value in _part(tensors, "average.").items():
         average[name].copy_(value)
     parameters = optimiser.param_groups[0]["params"]
@@ -128,11 +131,9 @@ def export(
         The card, not yet with an evaluation.
 
     Raises:
-        UserError: The run is not finished, or was a pre-training, which is no model by itself.
+        UserError: The run is not finished.
     """
     network, config = load_network(run)
-    if config.role == "pretraining":
-        raise UserError(f"{run.name} is a pre-training", "", "Train a teacher or a student from it first.")
     titles = "four-sequence" if len(config.sequences) == 4 else "+".join(s.title for s in config.sequences)
     architecture, arguments = config.network()
     training = asdict(config)
@@ -177,18 +178,12 @@ def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tens
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    try:
-        save_file(whole, partial, metadata or None)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        _read(partial)
-        os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        what = f"{path.name} could not be written to {path.parent.name}"
-        raise CannotWrite(what, str(error), "Check the free space; the state before it is still there.") from error
+    with whole_file(path, _read) as partial:
+        try:
+            save_file(whole, partial, metadata or None)
+        except SafetensorError as error:  # what it makes of an error of the system
+            raise OSError(str(error)) from error
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -13,28 +13,46 @@ from engine.preprocessing import Preparation
 from engine.volume import Sequence
 
 FORMAT = 1
-ROLES = ("teacher", "student", "baseline", "pretraining")
+ROLES = ("teacher", "student", "baseline")
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """How a student learns from a teacher: ``weight * T^2 * BCE(sigma(z_t / T), sigma(z_s / T))``.
+    """What a student learns from networks, or from sequences, that it will not have later; a zero switches a term off.
 
-    After Rahimpour et al., IEEE TBME 2022;69(7):2153-2164. A weight of zero is the control without distillation.
+    ``loss = hard + weight * logits + latent * latent term + prototypes * prototype term + synthesis * synthesis term``,
+    see `trainer.distillation`, and ``hard`` is taken against the truth mixed with cross-fitted teachers' opinions.
     """
 
     teacher: str = ""
-    """Run folder of the teacher."""
+    """Run folder of the teacher that looks on at every step; needed by ``weight``, ``latent`` and ``prototypes``."""
     temperature: float = 5.0
-    """T; larger softens both outputs."""
+    """T; larger softens the outputs of both."""
     weight: float = 0.1
-    """alpha, relative to the hard loss."""
+    """Of the softened outputs: Rahimpour et al., IEEE TBME 2022;69(7):2153-2164, whose tutorial has T = 5 and 0.1."""
+    latent: float = 0.0
+    """Of the distance between both networks' deepest features, after KD-Net (Hu et al., MICCAI 2020)."""
+    prototypes: float = 0.0
+    """Of the distance between both networks' similarities of voxels to classes, after ProtoKD (Wang et al., 2023)."""
+    synthesis: float = 0.0
+    """Of painting the sequences that the student lacks from its last features."""
+    cross_fitted: tuple[str, ...] = ()
+    """Run folders of teachers; each patient's targets come from those among them that never saw the patient."""
+    blend: float = 0.0
+    """Share of a patient's target that comes from the cross-fitted teachers; the rest is the truth."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "cross_fitted", tuple(self.cross_fitted))
         if not self.temperature > 0:
             raise ValueError(f"a temperature is positive, got {self.temperature}")
-        if self.weight < 0:
-            raise ValueError(f"the weight of the distillation term is not negative, got {self.weight}")
+        if min(self.weight, self.latent, self.prototypes, self.synthesis) < 0:
+            raise ValueError("the weight of a distillation term is not negative")
+        if not 0 <= self.blend <= 1:
+            raise ValueError(f"the share of the target that comes from teachers lies between 0 and 1, got {self.blend}")
+        if max(self.weight, self.latent, self.prototypes) > 0 and not self.teacher:
+            raise ValueError("a student learns from a teacher: name its run")
+        if self.blend > 0 and not self.cross_fitted:
+            raise ValueError("targets of cross-fitted teachers need cross-fitted teachers: name their runs")
 
 
 @dataclass(frozen=True)
@@ -53,6 +71,16 @@ class Augmentation:
     """Largest displacement of a smooth random deformation."""
     contrast: float = 0.3
     """Spread of the logarithm of a random gamma of each sequence."""
+    gain: float = 0.2
+    """Spread of the logarithm of a factor on each sequence's normalised intensities: a large or bright tumour shifts
+    the brain's mean and spread, and with them every tissue."""
+    offset: float = 0.3
+    """Spread of a constant added to them."""
+    lesion: float = 0.4
+    """Spread of the logarithm of a factor on how far core and rest of the tumour, each by itself in each sequence,
+    stand out from the brain: fainter and bolder tumours than there were."""
+    lesion_shift: float = 0.3
+    """Spread of a constant added to core and rest of the tumour in the same way, in units of the brain's own spread."""
     bias_field: float = 0.2
     """Spread of the logarithm of a smooth multiplicative field."""
     noise: float = 0.15
@@ -68,13 +96,13 @@ class TrainConfig:
     name: str
     """What the run and its model are called."""
     role: str
-    """teacher, student, baseline or pretraining."""
+    """teacher, student or baseline."""
     sequences: tuple[Sequence, ...]
     """Inputs of the network, in channel order."""
     data: str
     """Folder of the cases."""
     train_cases: tuple[str, ...]
-    """Names of the cases to learn from."""
+    """Names of the cases to learn from; may be empty where every example is simulated."""
     validation_cases: tuple[str, ...] = ()
     """Names of cases to score now and then; never learnt from, never used to pick weights."""
     simulated: str = ""
@@ -86,7 +114,8 @@ class TrainConfig:
     distillation: Distillation | None = None
     """None for a teacher or a baseline."""
     sequence_dropout: float = 0.0
-    """Probability that an example shows only a random subset of its sequences; the others are zero."""
+    """Probability that an example shows only a random subset of its sequences, the others zero; the model that comes of
+    it takes any subset."""
     architecture: dict[str, Any] = field(default_factory=lambda: {"name": "folded_unet", "args": {"regions": 2}})
     """Name and arguments for `engine.networks.build`; the number of inputs follows from ``sequences``."""
     spacing_mm: float = 2.0
@@ -125,8 +154,8 @@ class TrainConfig:
         object.__setattr__(self, "validation_cases", tuple(self.validation_cases))
         if self.role not in ROLES:
             raise ValueError(f"a role is one of {', '.join(ROLES)}, got {self.role}")
-        if not self.train_cases:
-            raise ValueError("a training needs at least one case")
+        if not self.train_cases and not (self.simulated and self.simulated_share == 1):
+            raise ValueError("a training needs at least one case, or simulated patients alone")
         shared = set(self.train_cases) & set(self.validation_cases)
         if shared:
             raise ValueError(f"{sorted(shared)[0]} is both learnt from and scored")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ import numpy as np
 
 from engine import nifti, preprocessing, sequences
 from engine.errors import UserError
+from engine.files import whole_file
 from engine.preprocessing import Preparation
 from engine.progress import Progress
 from engine.sequences import SubjectFiles
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # Larger than any training window, so that a shifted or enlarged window still finds what lies beside it.
 MARGIN_WINDOW_MM = (192, 224, 192)
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,39 +36,50 @@ class Case:
 
     Attributes:
         name: The patient's folder name.
+        sequences: What ``images`` holds, in channel order.
         images: ``(C, i, j, k)`` float16, normalised, zero outside the brain.
         truth: ``(2, i, j, k)`` float16, the fraction of each voxel in whole tumour and tumour core.
     """
 
     name: str
+    sequences: tuple[Sequence, ...]
     images: np.ndarray
     truth: np.ndarray
 
+    def channels(self, wanted: Iterable[Sequence]) -> list[int]:
+        """Where in ``images`` the sequences are.
 
-def prepare_case(
-    files: SubjectFiles, wanted: tuple[Sequence, ...], spacing_mm: float, progress: Progress | None = None
-) -> Case:
+        Raises:
+            UserError: The patient lacks one of them.
+        """
+        places = []
+        for sequence in wanted:
+            if sequence not in self.sequences:
+                raise UserError(f"{self.name} has no {sequence.title}", "", "Add it, or leave this patient out.")
+            places.append(self.sequences.index(sequence))
+        return places
+
+
+def prepare_case(files: SubjectFiles, spacing_mm: float, progress: Progress | None = None) -> Case:
     """Read one patient and put it on the network's spacing, exactly as inference does.
 
-    The box is placed around the brain of all ``wanted`` sequences. Training windows are shifted at random afterwards,
-    and scores come from the inference engine with the model's own sequences only, so its place tells a student nothing.
+    The box is placed around the brain of all sequences that the patient has, so that a patient is prepared once for
+    networks of any sequences. Training windows are shifted at random afterwards, and scores come from the inference
+    engine with the model's own sequences only, so its place tells a student nothing.
 
     Args:
-        files: A patient with all ``wanted`` sequences and a ground truth.
-        wanted: Sequences in channel order.
+        files: A patient with a ground truth.
         spacing_mm: Of the result.
         progress: Checked while reading.
     """
-    missing = [sequence for sequence in wanted if sequence not in files.files]
-    if missing or files.segmentation is None:
-        lacking = missing[0].title if missing else "ground truth"
-        raise UserError(f"{files.name} has no {lacking}", "", "Add it, or leave this patient out.")
+    if files.segmentation is None:
+        raise UserError(f"{files.name} has no ground truth", "", "Add it, or leave this patient out.")
     subject = sequences.load(files, progress=progress)
     truth = nifti.read_label_map(files.segmentation)
     if not truth.grid.same_as(subject.grid):
         what = f"{files.segmentation.name} does not lie on the grid of its images"
         raise UserError(what, "", "Resample it, or leave this patient out.")
-    return _case(subject, truth, wanted, spacing_mm, progress)
+    return _case(subject, truth, spacing_mm, progress)
 
 
 def save_simulated(patient: SimulatedPatient, spacing_mm: float, folder: Path) -> Path:
@@ -83,25 +94,23 @@ def save_simulated(patient: SimulatedPatient, spacing_mm: float, folder: Path) -
         The file: ``(6, i, j, k)`` float16, the four sequences and the two regions. Plain, so that several trainings
         share one copy in memory.
     """
-    case = _case(patient.subject, patient.truth, tuple(Sequence), spacing_mm, None)
+    case = _case(patient.subject, patient.truth, spacing_mm, None)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{case.name}.npy"
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("wb") as file:
+    with whole_file(path) as partial, partial.open("wb") as file:
         np.save(file, np.concatenate([case.images, case.truth]))
-    os.replace(partial, path)
     return path
 
 
-def _case(
-    subject: Subject, truth: LabelMap, wanted: tuple[Sequence, ...], spacing_mm: float, progress: Progress | None
-) -> Case:
+def _case(subject: Subject, truth: LabelMap, spacing_mm: float, progress: Progress | None) -> Case:
     step = preprocessing.SIZE_STEP
     window = tuple(int(np.ceil(mm / spacing_mm / step)) * step for mm in MARGIN_WINDOW_MM)
-    preparation = Preparation(wanted, spacing_mm, (window[0], window[1], window[2]))
-    prepared = preprocessing.prepare(subject, preparation, progress)
+    held = tuple(sequence for sequence in Sequence if sequence in subject)
+    prepared = preprocessing.prepare(
+        subject, Preparation(held, spacing_mm, (window[0], window[1], window[2])), progress
+    )
     regions = [prepared.forward(truth.whole_tumour), prepared.forward(truth.tumour_core)]
-    return Case(subject.name, prepared.tensor.astype(np.float16), np.stack(regions).astype(np.float16))
+    return Case(subject.name, held, prepared.tensor.astype(np.float16), np.stack(regions).astype(np.float16))
 
 
 class CaseStore:
@@ -109,13 +118,11 @@ class CaseStore:
 
     Args:
         folder: Cohort folder.
-        wanted: Sequences to hold, in channel order.
         spacing_mm: Of the prepared arrays.
         cache: Where the prepared files lie; made where absent.
     """
 
-    def __init__(self, folder: Path, wanted: Iterable[Sequence], spacing_mm: float, cache: Path) -> None:
-        self.sequences = tuple(wanted)
+    def __init__(self, folder: Path, spacing_mm: float, cache: Path) -> None:
         self._spacing_mm = spacing_mm
         self._cache = cache
         self._files = {files.name: files for files in sequences.with_truth([folder])}
@@ -128,7 +135,7 @@ class CaseStore:
         """One prepared case.
 
         Raises:
-            UserError: There is no such patient, or it lacks a sequence.
+            UserError: There is no such patient.
         """
         if name not in self._files:
             raise UserError(f"There is no patient {name} in the data folder", "", "Check the names in the config.")
@@ -136,85 +143,100 @@ class CaseStore:
         path = self._cache / f"{name}-{self._key(files)}.npz"
         if path.exists():
             with np.load(path) as stored:
-                return Case(name, stored["images"], stored["truth"])
-        case = prepare_case(files, self.sequences, self._spacing_mm, progress)
+                held = tuple(Sequence(sequence) for sequence in stored["sequences"])
+                return Case(name, held, stored["images"], stored["truth"])
+        case = prepare_case(files, self._spacing_mm, progress)
         self._cache.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        with partial.open("wb") as file:
-            np.savez(file, images=case.images, truth=case.truth)
-        os.replace(partial, path)
+        with whole_file(path) as partial, partial.open("wb") as file:
+            np.savez(file, sequences=np.array(case.sequences), images=case.images, truth=case.truth)
         return case
 
     def _key(self, files: SubjectFiles) -> str:
         """Changes when a file or the way of preparing does."""
-        paths = [*(files.files[s] for s in self.sequences if s in files.files), files.segmentation]
-        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path is not None]
-        recipe = [CACHE_FORMAT, list(self.sequences), self._spacing_mm, MARGIN_WINDOW_MM, stats]
+        paths = [*files.files.values(), files.segmentation]
+        stats = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path is not None)
+        recipe = [CACHE_FORMAT, self._spacing_mm, MARGIN_WINDOW_MM, stats]
         return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
 
 
 class Examples:
     """Training examples by number.
 
-    The same number always gives the same example, so a resumed run sees what an uninterrupted one would have seen.
+    The same number always gives the same example, so a resumed run sees what an uninterrupted one would have seen, and
+    a student the places and looks that its baseline saw.
 
     Args:
         config: Cases, sequences, window, augmentation and seed.
-        store: Holds at least the student's and the teacher's sequences.
-        teacher_sequences: Inputs of the teacher, in channel order; empty without one.
+        store: Holds the cases.
+        teacher_sequences: Inputs of a teacher that looks on, in channel order; empty without one.
+        absent: Sequences that the student learns to paint; empty if it does not.
         device: Where cases lie and examples are made.
         progress: Told while the cases load.
+        opinions: Of cross-fitted teachers: ``(2, i, j, k)`` probabilities on each case's own array.
     """
 
     def __init__(
         self,
         config: TrainConfig,
         store: CaseStore,
-        teacher_sequences: tuple[Sequence, ...],
         device: torch.device,
         progress: Progress,
+        teacher_sequences: tuple[Sequence, ...] = (),
+        absent: tuple[Sequence, ...] = (),
+        opinions: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         import torch
 
         self._config = config
-        self._own = [store.sequences.index(sequence) for sequence in config.sequences]
-        self._teachers = [store.sequences.index(sequence) for sequence in teacher_sequences]
+        held = [s for s in Sequence if s in {*config.sequences, *teacher_sequences, *absent}]
+        self._own, self._teachers, self._absent = (
+            [held.index(sequence) for sequence in wanted] for wanted in (config.sequences, teacher_sequences, absent)
+        )
+        self._regions = slice(len(held), len(held) + 2)
+        self._blend = 0.0 if config.distillation is None else config.distillation.blend
         self._cases: list[torch.Tensor] = []
         for number, name in enumerate(config.train_cases):
             progress.update(number / len(config.train_cases), f"reading {name}")
             case = store.load(name, progress)
-            stacked = np.concatenate([case.images, case.truth])
-            self._cases.append(torch.from_numpy(stacked).to(device))
+            arrays = [case.images[case.channels(held)], case.truth]
+            if opinions is not None:
+                arrays.append(opinions[name].astype(np.float16))
+            self._cases.append(torch.from_numpy(np.concatenate(arrays)).to(device))
         self._device = device
         self._simulated = sorted(Path(config.simulated).glob("*.npy")) if config.simulated else []
         if config.simulated and not self._simulated:
             raise UserError(f"The folder {config.simulated} holds no simulated patient", "", "Simulate some first.")
-        self._channels = [list(Sequence).index(sequence) for sequence in store.sequences] + [-2, -1]
+        # A simulated patient's truth is exact: nobody's opinion is asked.
+        self._channels = [list(Sequence).index(sequence) for sequence in held] + [-2, -1]
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
-        """``images``, ``truth`` and, with a teacher, ``teacher_images`` of one example, each ``(1, ., i, j, k)``."""
+        """One example, see `trainer.distillation`: ``images``, ``truth`` and what else the terms need."""
         import torch
 
         from trainer import augmentation
 
         config = self._config
-        epoch, place = divmod(number, len(self._cases))
-        order = torch.randperm(len(self._cases), generator=_generator(config.seed, 1, epoch))
         chance = _generator(config.seed, 2, number)
         if self._simulated and float(torch.rand(1, generator=chance)) < config.simulated_share:
             chosen = int(torch.randint(len(self._simulated), (1,), generator=chance))
             stored = np.load(self._simulated[chosen], mmap_mode="r")
             case = torch.from_numpy(stored[self._channels].astype(np.float32)).to(self._device)
         else:
+            epoch, place = divmod(number, len(self._cases))
+            order = torch.randperm(len(self._cases), generator=_generator(config.seed, 1, epoch))
             case = self._cases[int(order[place])].float()
         moved = augmentation.spatial(case, config.window, config.spacing_mm, config.augmentation, chance)
-        channels, truth = moved[:-2], moved[-2:]
-        images = augmentation.intensity(channels[self._own], config.augmentation, chance)
+        truth, opinion = moved[self._regions], moved[self._regions.stop :]
+        images = augmentation.intensity(moved[self._own], truth, config.augmentation, chance)
         if config.sequence_dropout > 0 and float(torch.rand(1, generator=chance)) < config.sequence_dropout:
             images = images * _random_subset(len(self._own), chance).to(images.device)
         batch = {"images": images[None], "truth": truth[None]}
+        if len(opinion):
+            batch["target"] = torch.lerp(truth, opinion, self._blend)[None]
         if self._teachers:
-            batch["teacher_images"] = channels[self._teachers][None]
+            batch["teacher_images"] = moved[self._teachers][None]
+        if self._absent:
+            batch["absent"] = moved[self._absent][None]
         return batch
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from engine.folded_unet import FOLD, FoldedUNet, unfold
 from trainer.config import Distillation
 
 
 class SegmentationTask(nn.Module):
-    """One network against the truth: teachers, baselines, pre-training.
+    """One network against the truth: teachers and baselines.
 
     Args:
         network: From ``(B, C, i, j, k)`` to logits ``(B, R, i, j, k)``.
@@ -37,20 +39,33 @@ class SegmentationTask(nn.Module):
 
 
 class DistillationTask(nn.Module):
-    """A student that sees fewer sequences, taught by the truth and by a frozen teacher that sees all.
+    """A student that sees fewer sequences, taught by the truth and by what it will not have later.
 
     Args:
-        student: Network of the student's sequences; the only part that learns.
-        teacher: Network of the teacher's sequences.
-        distillation: Temperature and weight.
+        student: Network of the student's sequences.
+        teacher: Network of the teacher's sequences; ``None`` where no term of ``distillation`` asks for one.
+        distillation: Which terms, and how strong.
+        absent: How many sequences the student paints, where ``distillation.synthesis`` is not zero.
+
+    Attributes:
+        network: The student; with the painter and the adapter, which are thrown away afterwards, all that learns.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, distillation: Distillation) -> None:
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module | None, distillation: Distillation, absent: int = 0
+    ) -> None:
         super().__init__()
         self.network = student
-        # Outside the module tree: the teacher must not appear among the student's weights or be trained by accident.
-        object.__setattr__(self, "_teacher", teacher.eval().requires_grad_(False))
         self.distillation = distillation
+        # Outside the module tree: the teacher must not appear among the student's weights or be trained by accident.
+        frozen = None if teacher is None else teacher.eval().requires_grad_(False)
+        object.__setattr__(self, "_teacher", frozen)
+        if distillation.synthesis > 0:
+            finest = cast(FoldedUNet, student).head.in_channels
+            self.painter = nn.Conv3d(finest, absent * FOLD**3, 3, padding=1)
+        if distillation.latent > 0:
+            deepest = [cast(nn.Conv3d, cast(FoldedUNet, net).down[-1]).out_channels for net in (student, self.teacher)]
+            self.adapter = nn.Conv3d(deepest[0], deepest[1], 1)
 
     @property
     def teacher(self) -> nn.Module:
@@ -61,21 +76,62 @@ class DistillationTask(nn.Module):
         """Score one batch.
 
         Args:
-            batch: ``images`` and ``truth`` as for `SegmentationTask`, and ``teacher_images (B, C_t, i, j, k)``: the
-                teacher's sequences in the same place.
+            batch: ``images`` and ``truth`` as for `SegmentationTask`; as the terms need them, in the same place:
+                ``target``, the truth mixed with the opinion of cross-fitted teachers, ``teacher_images (B, C_t, i, j,
+                k)``, the teacher's sequences, and ``absent (B, C_a, i, j, k)``, the sequences that the student lacks.
 
         Returns:
-            ``loss`` and its terms ``hard`` and ``distillation``.
+            ``loss`` and its terms: ``hard`` and those of ``logits``, ``latent``, ``prototypes`` and ``synthesis`` that
+            have a weight.
         """
-        student_logits = self.network(batch["images"])
-        hard = hard_loss(student_logits, batch["truth"])
-        if self.distillation.weight == 0:
-            return {"loss": hard, "hard": hard.detach(), "distillation": torch.zeros_like(hard)}
-        with torch.no_grad():
-            teacher_logits = self.teacher(batch["teacher_images"])
-        soft = soft_loss(student_logits, teacher_logits, self.distillation.temperature)
-        loss = hard + self.distillation.weight * soft
-        return {"loss": loss, "hard": hard.detach(), "distillation": soft.detach()}
+        wanted = self.distillation
+        if max(wanted.latent, wanted.prototypes, wanted.synthesis) > 0:
+            student = cast(FoldedUNet, self.network)
+            deepest, finest = student.describe(batch["images"])
+            logits = student.outline(finest)
+        else:
+            logits = self.network(batch["images"])
+        hard = hard_loss(logits, batch.get("target", batch["truth"]))
+        terms: dict[str, tuple[float, Tensor]] = {}
+        if max(wanted.latent, wanted.prototypes) > 0:
+            teacher = cast(FoldedUNet, self.teacher)
+            with torch.no_grad():
+                taught_deepest, taught_finest = teacher.describe(batch["teacher_images"])
+                taught = teacher.outline(taught_finest)
+        elif wanted.weight > 0:
+            with torch.no_grad():
+                taught = self.teacher(batch["teacher_images"])
+        if wanted.weight > 0:
+            terms["logits"] = wanted.weight, soft_loss(logits, taught, wanted.temperature)
+        if wanted.latent > 0:
+            terms["latent"] = wanted.latent, latent_loss(self.adapter(deepest), taught_deepest)
+        if wanted.prototypes > 0:
+            terms["prototypes"] = wanted.prototypes, prototype_loss(finest, taught_finest, batch["truth"])
+        if wanted.synthesis > 0:
+            terms["synthesis"] = wanted.synthesis, synthesis_loss(unfold(self.painter(finest)), batch["absent"])
+        loss = hard
+        for weight, term in terms.values():
+            loss = loss + weight * term
+        return {"loss": loss, "hard": hard.detach(), **{name: term.detach() for name, (_, term) in terms.items()}}
+
+
+@torch.no_grad()
+def outline(network: nn.Module, images: np.ndarray, device: torch.device) -> np.ndarray:
+    """What a network says of a whole case, the mean with its mirror image.
+
+    Args:
+        network: In evaluation mode, on ``device``.
+        images: ``(C, i, j, k)``.
+        device: Where to work.
+
+    Returns:
+        Probabilities ``(R, i, j, k)`` float32.
+    """
+    whole = torch.from_numpy(images).float()[None].to(device)
+    with torch.autocast(device.type, torch.bfloat16):
+        logits = network(whole).float() + network(whole.flip(2)).float().flip(2)
+    said: np.ndarray = torch.sigmoid(logits / 2)[0].cpu().numpy()
+    return said
 
 
 def hard_loss(logits: Tensor, truth: Tensor) -> Tensor:
@@ -115,3 +171,60 @@ def soft_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float
     target = torch.sigmoid(teacher_logits.float() / temperature)
     softened = student_logits.float() / temperature
     return temperature**2 * functional.binary_cross_entropy_with_logits(softened, target)
+
+
+def latent_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
+    """Mean squared distance of features, the teacher's brought to mean 0 and spread 1 in each channel.
+
+    Args:
+        student_features: ``(B, F, i, j, k)``.
+        teacher_features: The same shape.
+
+    Returns:
+        Scalar float32.
+    """
+    space = (2, 3, 4)
+    wanted = teacher_features.float()
+    spread = wanted.std(space, keepdim=True).clamp(min=1e-3)
+    return functional.mse_loss(student_features.float(), (wanted - wanted.mean(space, keepdim=True)) / spread)
+
+
+def prototype_loss(student_features: Tensor, teacher_features: Tensor, truth: Tensor) -> Tensor:
+    """Mean squared distance between both networks' cosine similarities of each position to the mean of each class.
+
+    The classes are core, rest of the whole tumour and everything else; each network's prototype of a class is the mean
+    of its own features there, so the two may have different numbers of channels.
+
+    Args:
+        student_features: ``(B, F_s, i, j, k)``.
+        teacher_features: ``(B, F_t, i, j, k)``.
+        truth: ``(B, 2, n i, n j, n k)``: whole tumour and core.
+
+    Returns:
+        Scalar float32; a class that is absent counts nothing.
+    """
+    i, j, k = student_features.shape[2:]
+    whole, core = functional.adaptive_avg_pool3d(truth.float(), (i, j, k)).flatten(2).unbind(1)
+    classes = torch.stack([core, (whole - core).clamp(min=0), 1 - whole], dim=1)  # (B, 3, positions)
+    present = (classes.sum(2, keepdim=True) > 0.5).float()
+    similarities = []
+    for features in (student_features, teacher_features):
+        flat = functional.normalize(features.float().flatten(2), dim=1)
+        prototypes = functional.normalize(torch.einsum("bfp,bcp->bcf", flat, classes), dim=2)
+        similarities.append(torch.einsum("bfp,bcf->bcp", flat, prototypes))
+    distance = (similarities[0] - similarities[1]) ** 2
+    return (distance * present).mean()
+
+
+def synthesis_loss(painted: Tensor, absent: Tensor) -> Tensor:
+    """Mean absolute difference inside the brain.
+
+    Args:
+        painted: ``(B, C, i, j, k)``.
+        absent: The same shape, normalised, zero outside the brain.
+
+    Returns:
+        Scalar float32.
+    """
+    brain = (absent != 0).float()
+    return ((painted.float() - absent.float()).abs() * brain).sum() / brain.sum().clamp(min=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -35,6 +35,15 @@ class Task(Protocol):
     def train(self, mode: bool = True) -> object:
         """Put what learns in training mode."""
 
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """Everything that learns: the network, and what is thrown away with the task."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Of everything that learns."""
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> object:
+        """Take up an earlier `state_dict`."""
+
 
 class Source(Protocol):
     """Training examples by number."""
@@ -48,7 +57,6 @@ def fit(
     task: Task,
     examples: Source,
     validation: list[Case],
-    channels: list[int],
     folder: Path,
     device: torch.device,
     emit: Callable[[Event], None],
@@ -61,7 +69,6 @@ def fit(
         task: Networks and losses, on ``device``.
         examples: Step s takes example s.
         validation: Cases to score at the network's own spacing.
-        channels: Which channels of the validation cases the network reads.
         folder: The run folder: state and finished weights.
         device: Where to work.
         emit: Told what happens.
@@ -72,11 +79,10 @@ def fit(
     """
     network = task.network
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    optimiser = torch.optim.AdamW(
-        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
+    learning = list(task.parameters())
+    optimiser = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    first = checkpoint.load_state(folder, network, average, optimiser)
+    first = checkpoint.load_state(folder, task, average, optimiser)
     size = sum(parameter.numel() for parameter in network.parameters())
     emit(Started(config.name, device.type, config.steps, first, size))
 
@@ -87,7 +93,7 @@ def fit(
         try:
             progress.check()
         except Cancelled:
-            checkpoint.save_state(folder, step, network, average, optimiser)
+            checkpoint.save_state(folder, step, task, average, optimiser)
             emit(Stopped(step))
             raise
         rate = learning_rate(config, step)
@@ -97,7 +103,7 @@ def fit(
             terms = task(examples[step])
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(terms["loss"])
-        torch.nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_LIMIT)
+        torch.nn.utils.clip_grad_norm_(learning, GRADIENT_LIMIT)
         optimiser.step()
         _update_average(average, network, min(config.average, (1 + step) / (10 + step)))
 
@@ -113,10 +119,10 @@ def fit(
             emit(StepEnd(done, loss, means, rate, pace, pace * (config.steps - done)))
             sums, reported_at = {}, now
         if now - saved_at > config.checkpoint_seconds and done < config.steps:
-            emit(Saved(done, str(checkpoint.save_state(folder, done, network, average, optimiser))))
+            emit(Saved(done, str(checkpoint.save_state(folder, done, task, average, optimiser))))
             saved_at = time.monotonic()
         if validation and config.validate_every and (done % config.validate_every == 0 or done == config.steps):
-            emit(_validate(config, average, validation, channels, device, done))
+            emit(_validate(config, average, validation, device, done))
     emit(Finished(config.steps, str(checkpoint.save_weights(folder, average))))
     (folder / checkpoint.STATE).unlink(missing_ok=True)
 
@@ -140,7 +146,6 @@ def _validate(
     config: TrainConfig,
     average: dict[str, Tensor],
     cases: list[Case],
-    channels: list[int],
     device: torch.device,
     step: int,
 ) -> Validated:
@@ -148,7 +153,7 @@ def _validate(
     network.load_state_dict(average)
     totals = dict.fromkeys(REGIONS, 0.0)
     for case in cases:
-        images = torch.from_numpy(case.images[channels]).float()[None].to(device)
+        images = torch.from_numpy(case.images[case.channels(config.sequences)]).float()[None].to(device)
         with torch.autocast(device.type, torch.bfloat16):
             logits = network(images)
         probabilities = torch.sigmoid(logits.float())[0].cpu().numpy()

@@ -1,21 +1,30 @@
 """The worker process: ``python -m trainer.run CONFIG FOLDER`` trains and prints one JSON event a line.
 
-Writing ``stop`` and a line end to its standard input ends it after the step it is in, with everything saved.
+Writing ``stop`` and a line end to its standard input ends it after the step it is in, with everything saved; so does an
+interrupt from the keyboard, but for what was done since the last checkpoint.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from engine.errors import Cancelled, UserError
+from engine.files import whole_file
 from engine.progress import Progress
 from engine.volume import Sequence
 from trainer.config import TrainConfig
 from trainer.events import Event, Failed, to_line
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainer.dataset import CaseStore
 
 
 def train(config: TrainConfig, folder: Path, emit: Callable[[Event], None], progress: Progress) -> None:
@@ -48,22 +57,64 @@ def train(config: TrainConfig, folder: Path, emit: Callable[[Event], None], prog
     network = networks.build(*config.network())
     if config.start_from:
         checkpoint.start_from(network, config, folder.parent / config.start_from)
+    store = CaseStore(Path(config.data), config.spacing_mm, folder.parent / "prepared")
     task: DistillationTask | SegmentationTask
-    teachers: tuple[Sequence, ...] = ()
-    if config.distillation is None:
+    wanted = config.distillation
+    if wanted is None:
         task = SegmentationTask(network).to(device)
+        examples = Examples(config, store, device, progress)
     else:
-        teacher, teacher_config = checkpoint.load_network(folder.parent / config.distillation.teacher)
-        teachers = teacher_config.sequences
-        task = DistillationTask(network.to(device), teacher.to(device), config.distillation)
-
-    held = tuple(dict.fromkeys([*config.sequences, *teachers]))
-    ordered = tuple(sequence for sequence in Sequence if sequence in held)
-    store = CaseStore(Path(config.data), ordered, config.spacing_mm, folder.parent / "prepared")
-    examples = Examples(config, store, teachers, device, progress)
+        teacher = None
+        seen: tuple[Sequence, ...] = ()
+        if wanted.teacher:
+            teacher, teacher_config = checkpoint.load_network(folder.parent / wanted.teacher)
+            teacher, seen = teacher.to(device), teacher_config.sequences
+        absent: tuple[Sequence, ...] = ()
+        if wanted.synthesis > 0:
+            # A student of any subset has seen every sequence, but never all at once.
+            lacking = tuple(s for s in Sequence if s not in config.sequences)
+            absent = config.sequences if config.sequence_dropout > 0 else lacking
+        task = DistillationTask(network.to(device), teacher, wanted, len(absent)).to(device)
+        said = opinions(config, store, folder.parent, device, progress) if wanted.blend > 0 else None
+        examples = Examples(config, store, device, progress, seen, absent, said)
     validation = [store.load(name, progress) for name in config.validation_cases]
-    channels = [ordered.index(sequence) for sequence in config.sequences]
-    loop.fit(config, task, examples, validation, channels, folder, device, emit, progress)
+    loop.fit(config, task, examples, validation, folder, device, emit, progress)
+
+
+def opinions(
+    config: TrainConfig, store: CaseStore, runs: Path, device: torch.device, progress: Progress
+) -> dict[str, np.ndarray]:
+    """Ask the cross-fitted teachers of a student.
+
+    Args:
+        config: Of the student.
+        store: Holds the cases.
+        runs: Where the teachers' run folders are.
+        device: Where to work.
+        progress: Checked at each case.
+
+    Returns:
+        Of each training case what the teachers that never saw it think: ``(2, i, j, k)`` float32 probabilities.
+
+    Raises:
+        UserError: A teacher is not finished, or all of them saw a case.
+    """
+    from trainer import checkpoint
+    from trainer.distillation import outline
+
+    assert config.distillation is not None
+    teachers = [checkpoint.load_network(runs / name) for name in config.distillation.cross_fitted]
+    said = {}
+    for number, name in enumerate(config.train_cases):
+        progress.update(number / len(config.train_cases), f"asking the teachers about {name}")
+        strangers = [(net.to(device), known) for net, known in teachers if name not in known.train_cases]
+        if not strangers:
+            what = f"Every cross-fitted teacher of {config.name} was trained on {name}"
+            raise UserError(what, "", "Name one that was not, or leave this patient out.")
+        case = store.load(name, progress)
+        each = [outline(net, case.images[case.channels(known.sequences)], device) for net, known in strangers]
+        said[name] = np.mean(each, axis=0)
+    return said
 
 
 def _claim(folder: Path, config: TrainConfig) -> None:
@@ -77,16 +128,12 @@ def _claim(folder: Path, config: TrainConfig) -> None:
             what = f"The folder {folder.name} belongs to another training"
             raise UserError(what, "its config differs", "Choose another folder, or delete that one.")
         return
-    try:
+    with whole_file(path) as partial:
         folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
         partial.write_text(config.to_json(), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"The folder {folder} cannot be written", str(error), "Choose another folder.") from error
 
 
-def _device(wanted: str) -> torch.device:  # type: ignore[name-defined]  # noqa: F821 - torch loads late
+def _device(wanted: str) -> torch.device:
     import torch
 
     if wanted == "cuda" and not torch.cuda.is_available():
@@ -96,11 +143,11 @@ def _device(wanted: str) -> torch.device:  # type: ignore[name-defined]  # noqa:
     return torch.device(wanted)
 
 
-def main(arguments: list[str]) -> int:
-    """Train from the command line.
+def serve(work: Callable[[Callable[[Event], None], Progress], None]) -> int:
+    """Do some work as a worker process: events out, one JSON object a line; ``stop`` on standard input ends it.
 
     Args:
-        arguments: Config file and run folder.
+        work: Takes what to tell events to, and what to ask whether to go on.
 
     Returns:
         0 done, 2 something the user can mend, 130 stopped.
@@ -118,20 +165,27 @@ def main(arguments: list[str]) -> int:
                 progress.cancel()
                 return
 
-    try:
-        config_path, folder = (Path(argument) for argument in arguments)
-    except ValueError:
-        emit(Failed("Usage: python -m trainer.run CONFIG FOLDER"))
-        return 2
     threading.Thread(target=listen, daemon=True).start()
     try:
-        train(TrainConfig.read(config_path), folder, emit, progress)
+        work(emit, progress)
     except UserError as error:
         emit(Failed(str(error)))
         return 2
     except (Cancelled, KeyboardInterrupt):
         return 130
     return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Train from the command line: config file and run folder; see `serve`."""
+    if len(arguments) != 2:
+        return serve(_usage)
+    config, folder = (Path(argument) for argument in arguments)
+    return serve(lambda emit, progress: train(TrainConfig.read(config), folder, emit, progress))
+
+
+def _usage(*_: object) -> None:
+    raise UserError("Usage: python -m trainer.run CONFIG FOLDER")
 
 
 if __name__ == "__main__":

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from engine import networks
 from trainer.config import Distillation
-from trainer.distillation import DistillationTask, SegmentationTask, hard_loss, soft_loss
+from trainer.distillation import (
+    DistillationTask,
+    SegmentationTask,
+    hard_loss,
+    latent_loss,
+    outline,
+    prototype_loss,
+    soft_loss,
+    synthesis_loss,
+)
 
 SMALL = {"regions": 2, "filters": [8, 8], "blocks": [1, 1]}
 
@@ -75,7 +85,7 @@ def test_three_steps_change_the_student_and_leave_the_teacher_alone() -> None:
         optimiser.zero_grad()
         terms["loss"].backward()
         optimiser.step()
-    assert float(terms["loss"].detach()) == pytest.approx(float(terms["hard"] + 0.5 * terms["distillation"]), rel=1e-5)
+    assert float(terms["loss"].detach()) == pytest.approx(float(terms["hard"] + 0.5 * terms["logits"]), rel=1e-5)
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     assert any(not torch.equal(value, start[name]) for name, value in student.state_dict().items())
     assert all(value.grad is None for value in teacher.parameters())
@@ -88,3 +98,97 @@ def test_without_weight_a_student_learns_exactly_what_a_baseline_learns() -> Non
     distilled = DistillationTask(student, network(4), Distillation("teacher", 5.0, 0.0))(batch())
     plain = SegmentationTask(student)(batch())
     assert torch.equal(distilled["loss"], plain["loss"])
+
+
+def test_every_term_adds_its_weight_and_teaches_the_student() -> None:
+    torch.manual_seed(0)
+    wanted = Distillation("teacher", 2.0, 0.5, latent=0.25, prototypes=0.125, synthesis=0.75)
+    task = DistillationTask(network(1), network(4), wanted, absent=3)
+    given = batch() | {"absent": batch()["teacher_images"][:, 1:]}
+    terms = task(given)
+    expected = (
+        terms["hard"]
+        + 0.5 * terms["logits"]
+        + 0.25 * terms["latent"]
+        + 0.125 * terms["prototypes"]
+        + 0.75 * terms["synthesis"]
+    )
+    assert float(terms["loss"].detach()) == pytest.approx(float(expected), rel=1e-5)
+    # What is thrown away afterwards is no part of the network.
+    assert {name.split(".")[0] for name in task.state_dict()} == {"network", "painter", "adapter"}
+    assert not any("painter" in name or "adapter" in name for name in task.network.state_dict())
+
+
+@pytest.mark.parametrize("term", ["logits", "latent", "prototypes", "synthesis"])
+def test_each_term_is_learnt(term: str) -> None:
+    torch.manual_seed(0)
+    weights = {"weight": 0.0, "weight" if term == "logits" else term: 20.0}
+    task = DistillationTask(network(1), network(4), Distillation("teacher", **weights), absent=3)
+    given = batch() | {"absent": batch()["teacher_images"][:, 1:]}
+    first = task(given)[term]
+    optimiser = torch.optim.Adam(task.parameters(), lr=0.01)
+    for _ in range(20):
+        terms = task(given)
+        optimiser.zero_grad()
+        terms["loss"].backward()
+        optimiser.step()
+    # The logits cannot get below the teacher's own doubt.
+    assert float(terms[term]) < (1 if term == "logits" else 0.9) * float(first)
+
+
+def test_a_student_with_the_teachers_features_has_nothing_left_to_learn_of_them() -> None:
+    generator = torch.Generator().manual_seed(3)
+    features = torch.randn(1, 6, 4, 4, 4, generator=generator)
+    standard = (features - features.mean((2, 3, 4), keepdim=True)) / features.std((2, 3, 4), keepdim=True)
+    assert float(latent_loss(standard, features)) == pytest.approx(0, abs=1e-6)
+    truth = batch()["truth"][..., ::4, ::4, ::4]
+    assert float(prototype_loss(features, features, truth)) == pytest.approx(0, abs=1e-6)
+    # Similarities to the class means survive a rotation of the channels and a change of scale.
+    turned = 3 * features.flip(1)
+    assert float(prototype_loss(turned, features, truth)) == pytest.approx(0, abs=1e-6)
+    assert float(prototype_loss(torch.randn_like(features), features, truth)) > 0.001
+
+
+def test_prototypes_are_the_mean_directions_of_the_classes() -> None:
+    # Two channels; the core points one way, everything else the other: similarities of 1 and 0 by construction.
+    truth = torch.zeros(1, 2, 4, 4, 4)
+    truth[:, :, :2] = 1
+    teacher = torch.stack([truth[:, 0], 1 - truth[:, 0]], dim=1)
+    student = torch.stack([torch.ones(1, 4, 4, 4), torch.zeros(1, 4, 4, 4)], dim=1)
+    # The student's core and outside prototypes agree, so all its similarities are 1 where half of the teacher's are 0;
+    # the third class, tumour that is no core, is absent and counts nothing.
+    expected = (0.5 + 0 + 0.5) / 3
+    assert float(prototype_loss(student, teacher, truth)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_painting_is_judged_inside_the_brain_alone() -> None:
+    absent = torch.zeros(1, 1, 4, 4, 4)
+    absent[..., :2] = 2.0
+    painted = torch.full_like(absent, 5.0)
+    assert float(synthesis_loss(painted, absent)) == pytest.approx(3.0)
+    assert float(synthesis_loss(painted, torch.zeros_like(absent))) == 0.0
+
+
+def test_a_teachers_opinion_does_not_depend_on_left_and_right() -> None:
+    torch.manual_seed(0)
+    net = network(2).eval()
+    images = np.random.default_rng(0).normal(size=(2, 16, 16, 16)).astype(np.float32)
+    said = outline(net, images, torch.device("cpu"))
+    mirrored = outline(net, np.ascontiguousarray(images[:, ::-1]), torch.device("cpu"))
+    assert said.shape == (2, 16, 16, 16)
+    np.testing.assert_allclose(mirrored[:, ::-1], said, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"weight": 0.1}, "name its run"),
+        ({"weight": 0.0, "latent": 1.0}, "name its run"),
+        ({"weight": 0.0, "blend": 0.5}, "need cross-fitted teachers"),
+        ({"weight": 0.0, "blend": 1.5, "cross_fitted": ("a",)}, "between 0 and 1"),
+        ({"teacher": "a", "synthesis": -1.0}, "not negative"),
+    ],
+)
+def test_a_distillation_that_contradicts_itself_is_refused(wrong: dict[str, object], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        Distillation(**wrong)  # type: ignore[arg-type]

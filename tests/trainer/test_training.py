@@ -22,6 +22,7 @@ from engine.volume import LabelMap, Sequence, Subject, Volume
 from tests.engine import phantoms
 from trainer import checkpoint, dataset, run
 from trainer.config import Augmentation, Distillation, TrainConfig
+from trainer.distillation import outline
 from trainer.events import Event, Finished, Saved, Started, StepEnd, Stopped, Validated, from_line
 from trainer.simulate import SimulatedPatient
 
@@ -105,7 +106,7 @@ def test_a_teacher_learns_and_a_student_learns_from_it(cohort: Path, tmp_path: P
     )
     events = train(student, tmp_path / "student")
     terms = next(event.terms for event in events if isinstance(event, StepEnd))
-    assert set(terms) == {"hard", "distillation"}
+    assert set(terms) == {"hard", "logits"}
     network, stored = checkpoint.load_network(tmp_path / "student")
     assert stored == student
     assert network.stem.weight.shape[1] == 8
@@ -150,13 +151,6 @@ def test_a_finished_run_becomes_a_model_that_segments(cohort: Path, tmp_path: Pa
     )
     assert again.files["weights.safetensors"] == card.files["weights.safetensors"]
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["mine"]
-
-
-def test_a_pretraining_is_no_model(cohort: Path, tmp_path: Path) -> None:
-    train(config(cohort, role="pretraining", steps=4, validate_every=0, sequence_dropout=0.7), tmp_path / "any")
-    with pytest.raises(UserError, match="is a pre-training"):
-        checkpoint.export(tmp_path / "any", tmp_path / "model", "any", "1.0", "", "", ())
-    assert not (tmp_path / "model").exists()
 
 
 def test_starting_from_more_sequences_keeps_what_the_network_computed(cohort: Path, tmp_path: Path) -> None:
@@ -237,7 +231,7 @@ def test_a_full_disk_leaves_the_state_before(cohort: Path, tmp_path: Path, monke
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(CannotWrite, match="No space left"):
+    with pytest.raises(CannotWrite, match="no room on the disk"):
         train(wanted, tmp_path / "run", stop_after=50)
     assert (tmp_path / "run" / checkpoint.STATE).read_bytes() == before
     assert not list((tmp_path / "run").glob(".*"))
@@ -270,13 +264,14 @@ def test_every_patient_is_in_one_fold_and_folds_resemble_each_other() -> None:
 
 
 def test_a_case_is_read_once_and_lies_where_inference_would_put_it(cohort: Path, tmp_path: Path) -> None:
-    store = dataset.CaseStore(cohort, (Sequence.T1, Sequence.FLAIR), 1.0, tmp_path)
+    store = dataset.CaseStore(cohort, 1.0, tmp_path)
     assert store.names() == list(CASES)
     first = store.load("boris")
     assert len(list(tmp_path.iterdir())) == 1
     again = store.load("boris")
     assert np.array_equal(first.images, again.images)
-    assert first.images.shape[0] == 2
+    assert first.sequences == again.sequences == tuple(Sequence)
+    assert first.channels((Sequence.FLAIR, Sequence.T1)) == [3, 0]
     core, whole = first.truth[1].astype(float).sum(), first.truth[0].astype(float).sum()
     expected = phantoms.tumour(phantoms.grid("LPS"))
     assert whole == pytest.approx(np.count_nonzero(expected.whole_tumour), rel=0.02)
@@ -293,7 +288,7 @@ def test_examples_come_from_simulated_patients_as_often_as_asked(cohort: Path, t
         Subject("simulated-1", bright), LabelMap(nothing, grid), nothing, nothing, np.zeros((3, *grid.shape))
     )
     dataset.save_simulated(patient, 1.0, tmp_path / "simulated")
-    store = dataset.CaseStore(cohort, (Sequence.T1, Sequence.FLAIR), 1.0, tmp_path / "prepared")
+    store = dataset.CaseStore(cohort, 1.0, tmp_path / "prepared")
 
     def with_tumour(share: float) -> list[bool]:
         wanted = config(
@@ -303,7 +298,7 @@ def test_examples_come_from_simulated_patients_as_often_as_asked(cohort: Path, t
             simulated_share=share,
             augmentation=Augmentation(shift_mm=2, scaling=0.05, elastic_mm=0),
         )
-        examples = dataset.Examples(wanted, store, (Sequence.T1, Sequence.FLAIR), torch.device("cpu"), Progress())
+        examples = dataset.Examples(wanted, store, torch.device("cpu"), Progress(), (Sequence.T1, Sequence.FLAIR))
         first = examples[0]
         assert first["images"].shape == (1, 1, 32, 32, 32)
         assert first["teacher_images"].shape == (1, 2, 32, 32, 32)
@@ -315,7 +310,55 @@ def test_examples_come_from_simulated_patients_as_often_as_asked(cohort: Path, t
     assert 3 < sum(with_tumour(0.5)) < 13
     with_none = config(cohort, sequences=(Sequence.T1,), simulated=str(tmp_path / "empty"))
     with pytest.raises(UserError, match="holds no simulated patient"):
-        dataset.Examples(with_none, store, (), torch.device("cpu"), Progress())
+        dataset.Examples(with_none, store, torch.device("cpu"), Progress())
+
+
+def test_targets_are_the_truth_mixed_with_teachers_that_never_saw_the_patient(cohort: Path, tmp_path: Path) -> None:
+    thirds = {name: [case for case in CASES[:3] if case != name] for name in CASES[:3]}
+    for name, others in thirds.items():
+        train(config(cohort, name, train_cases=tuple(others), validation_cases=(), steps=4), tmp_path / name)
+    wanted = config(
+        cohort,
+        "student",
+        role="student",
+        sequences=(Sequence.T1,),
+        distillation=Distillation(weight=0.0, cross_fitted=tuple(thirds), blend=0.25),
+        augmentation=Augmentation(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+        steps=4,
+        validate_every=0,
+    )
+    store = dataset.CaseStore(cohort, 1.0, tmp_path / "prepared")
+    opinions = run.opinions(wanted, store, tmp_path, torch.device("cpu"), Progress())
+    for name in CASES[:3]:
+        network, _ = checkpoint.load_network(tmp_path / name)
+        expected = outline(network, store.load(name).images, torch.device("cpu"))
+        np.testing.assert_allclose(opinions[name], expected, atol=1e-6)
+    given = dataset.Examples(wanted, store, torch.device("cpu"), Progress(), opinions=opinions)[0]
+    assert not torch.equal(given["target"], given["truth"])
+    assert float((given["target"] - given["truth"]).abs().max()) <= 0.25
+    train(wanted, tmp_path / "student")
+
+    seen_by_all = replace(wanted, train_cases=CASES, validation_cases=())
+    train(config(cohort, "all", train_cases=CASES, validation_cases=(), steps=4), tmp_path / "all")
+    known = replace(seen_by_all, distillation=Distillation(weight=0.0, cross_fitted=("all",), blend=0.25))
+    with pytest.raises(UserError, match="Every cross-fitted teacher of student was trained on anna"):
+        run.opinions(known, store, tmp_path, torch.device("cpu"), Progress())
+
+
+def test_simulated_patients_alone_are_enough_to_learn_from(cohort: Path, tmp_path: Path) -> None:
+    grid = phantoms.grid()
+    nothing = np.zeros(grid.shape, np.uint8)
+    patient = SimulatedPatient(
+        phantoms.subject(grid), phantoms.tumour(grid), nothing, nothing, np.zeros((3, *grid.shape))
+    )
+    dataset.save_simulated(patient, 1.0, tmp_path / "simulated")
+    alone = config(
+        cohort, role="baseline", train_cases=(), simulated=str(tmp_path / "simulated"), simulated_share=1.0, steps=4
+    )
+    events = train(alone, tmp_path / "run")
+    assert isinstance(events[-1], Finished)
+    with pytest.raises(ValueError, match="at least one case"):
+        replace(alone, simulated_share=0.5)
 
 
 def test_a_folder_without_truth_is_no_training_set(tmp_path: Path) -> None:

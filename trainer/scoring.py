@@ -1,0 +1,239 @@
+"""A finished run, scored on patients it has not seen, as the app would segment them.
+
+``python -m trainer.scoring RUN --data COHORT --recipe NAME --fold K`` is the worker process: one row a patient, cohort,
+set of sequences, region and threshold in ``RUN/scores.csv``, and beside it how often voxels of a predicted logit were
+tumour, for calibration. Real patients go through the engine itself on their own grid: read, cut, normalised, segmented
+and restored. They are scored a second time as another hospital would have scanned them (`trainer.shift`). Simulated
+patients are scored on the network's grid, each by the networks of one fold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine import inference, metrics, nifti, sequences
+from engine.errors import UserError
+from engine.files import whole_file
+from engine.model_card import REGIONS, TUMOUR_CORE, WHOLE_TUMOUR, ModelCard
+from engine.progress import Progress
+from engine.runtime import Network, open_network
+from engine.volume import SUBSETS, LabelMap, Sequence, Subject, joined
+from trainer import checkpoint, run
+from trainer.comparison import Row, write_rows
+from trainer.config import TrainConfig
+from trainer.shift import shift
+
+if TYPE_CHECKING:
+    from torch import nn
+
+THRESHOLDS = (0.2, 0.3, 0.4, 0.5)
+SCORES = "scores.csv"
+CALIBRATION = "calibration.npz"
+REAL, SHIFTED, SIMULATED = "real", "shifted", "simulated"
+# Logits further out are certain enough.
+LOGIT_EDGES = np.linspace(-12.0, 12.0, 97)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to score a run on.
+
+    Attributes:
+        recipe: What the rows are filed under.
+        fold: The same; also which of the simulated patients are this run's.
+        folds: Number of folds.
+        data: Cohort folder.
+        simulated: Folder of simulated patients that no network learnt from; ``None`` for none.
+        shifted: Whether real patients are scored as from another hospital too.
+    """
+
+    recipe: str
+    fold: int
+    folds: int
+    data: Path
+    simulated: Path | None
+    shifted: bool
+
+
+def score(folder: Path, wanted: Wanted, progress: Progress) -> None:
+    """Score a finished run and write ``scores.csv`` and ``calibration.npz`` into its folder.
+
+    Args:
+        folder: The run folder.
+        wanted: On what.
+        progress: Checked at each patient.
+
+    Raises:
+        UserError: The run is not finished, or a patient cannot be read.
+        Cancelled: Asked to stop; nothing was written.
+    """
+    network, config = checkpoint.load_network(folder)
+    files = {found.name: found for found in sequences.with_truth([wanted.data])}
+    chosen = [config.sequences]
+    if config.sequence_dropout > 0:
+        chosen = [subset for subset in SUBSETS if set(subset) <= set(config.sequences)]
+    rows: list[Row] = []
+    counts = np.zeros((len(config.validation_cases), len(chosen), len(REGIONS), 2, len(LOGIT_EDGES) - 1), np.int64)
+    with tempfile.TemporaryDirectory() as temporary:
+        card = checkpoint.export(folder, Path(temporary) / "scored", "scored", "0", "", "", ())
+        opened = open_network(card, "auto")
+        for number, name in enumerate(config.validation_cases):
+            progress.update(number / len(config.validation_cases), f"scoring {name}")
+            if name not in files:
+                raise UserError(f"There is no patient {name} in the data folder", "", "Check the names in the config.")
+            subject = sequences.load(files[name], progress=progress)
+            segmentation = files[name].segmentation
+            assert segmentation is not None  # with_truth keeps no other
+            truth = nifti.read_label_map(segmentation)
+            cohorts = [(REAL, subject, truth)]
+            if wanted.shifted:
+                cohorts.append((SHIFTED, *shift(subject, truth, seed=number + 1000 * wanted.fold)))
+            for cohort, images, labels in cohorts:
+                for place, used in enumerate(chosen):
+                    found, histogram = _score_real(images, labels, used, card, opened, progress)
+                    rows += [_row(config, wanted, cohort, used, name, *one) for one in found]
+                    if cohort == REAL:
+                        counts[number, place] = histogram
+    if wanted.simulated is not None:
+        for name, used, one in _score_simulated(network, config, chosen, wanted, progress):
+            rows.append(_row(config, wanted, SIMULATED, used, name, *one))
+    with whole_file(folder / CALIBRATION) as partial, partial.open("wb") as file:
+        np.savez_compressed(
+            file,
+            edges=LOGIT_EDGES,
+            counts=counts,
+            cases=np.array(config.validation_cases),
+            sequences=np.array([joined(used) for used in chosen]),
+        )
+    # Last: a run with this file is scored.
+    write_rows(folder / SCORES, rows)
+
+
+Measures = tuple[str, float, float, float, float, float]
+"""Region, threshold, Dice, HD95 in mm, ml of the truth, ml found."""
+
+
+def _score_real(
+    subject: Subject,
+    truth: LabelMap,
+    used: tuple[Sequence, ...],
+    card: ModelCard,
+    network: Network,
+    progress: Progress,
+) -> tuple[list[Measures], np.ndarray]:
+    """The measures of one patient, and ``(regions, 2, bins)``: voxels in the brain, and those of them in the truth."""
+    result = inference.segment(subject, card, progress.part(0, 1), network=network, use=used)
+    masks = dict(zip(REGIONS, (truth.whole_tumour, truth.tumour_core), strict=True))
+    measured = []
+    for threshold in THRESHOLDS:
+        at = replace(card, threshold=dict.fromkeys(REGIONS, threshold))
+        found = inference.to_label_map(result.probabilities, at, subject)
+        for region, mask in zip(REGIONS, (found.whole_tumour, found.tumour_core), strict=True):
+            measured.append(
+                (region, threshold, *_measure(mask, masks[region], truth.grid.spacing, truth.grid.voxel_ml))
+            )
+    histogram = np.zeros((len(REGIONS), 2, len(LOGIT_EDGES) - 1), np.int64)
+    for place, region in enumerate(REGIONS):
+        probability = result.probabilities[region]
+        inside = probability > 0  # `Prepared.restore` leaves nought outside the brain, and a network never says nought
+        clipped = np.clip(probability[inside], 1e-7, 1 - 1e-7)
+        logits = np.clip(np.log(clipped / (1 - clipped)), LOGIT_EDGES[0], LOGIT_EDGES[-1])
+        histogram[place, 0] = np.histogram(logits, LOGIT_EDGES)[0]
+        histogram[place, 1] = np.histogram(logits[masks[region][inside]], LOGIT_EDGES)[0]
+    return measured, histogram
+
+
+def _score_simulated(
+    network: nn.Module, config: TrainConfig, chosen: list[tuple[Sequence, ...]], wanted: Wanted, progress: Progress
+) -> Iterator[tuple[str, tuple[Sequence, ...], Measures]]:
+    import torch
+
+    from trainer.distillation import outline
+
+    assert wanted.simulated is not None
+    patients = sorted(wanted.simulated.glob("*.npy"))
+    if not patients:
+        raise UserError(f"The folder {wanted.simulated} holds no simulated patient", "", "Simulate some first.")
+    own = patients[wanted.fold :: wanted.folds]
+    spacing = (config.spacing_mm, config.spacing_mm, config.spacing_mm)
+    voxel_ml = config.spacing_mm**3 / 1000
+    for number, path in enumerate(own):
+        progress.update(number / len(own), f"scoring {path.stem}")
+        stored = np.load(path)
+        truth = stored[-2:] > 0.5
+        for used in chosen:
+            images = stored[[list(Sequence).index(sequence) for sequence in config.sequences]].astype(np.float32)
+            for channel, sequence in enumerate(config.sequences):
+                if sequence not in used:
+                    images[channel] = 0
+            said = outline(network, images, torch.device("cpu"))
+            for threshold in THRESHOLDS:
+                whole, core = said >= threshold
+                whole = metrics.without_small_pieces(whole, voxel_ml, checkpoint.MINIMUM_ML[WHOLE_TUMOUR])
+                core = metrics.without_small_pieces(core & whole, voxel_ml, checkpoint.MINIMUM_ML[TUMOUR_CORE])
+                for region, mask, expected in zip(REGIONS, (whole, core), truth, strict=True):
+                    yield path.stem, used, (region, threshold, *_measure(mask, expected, spacing, voxel_ml))
+
+
+def _measure(
+    found: np.ndarray, truth: np.ndarray, spacing: tuple[float, float, float], voxel_ml: float
+) -> tuple[float, float, float, float]:
+    """Dice, HD95 in mm, ml of the truth and of the mask."""
+    truth_ml, found_ml = (float(np.count_nonzero(mask) * voxel_ml) for mask in (truth, found))
+    return metrics.dice(found, truth), metrics.hd95_mm(found, truth, spacing), truth_ml, found_ml
+
+
+def _row(
+    config: TrainConfig,
+    wanted: Wanted,
+    cohort: str,
+    used: tuple[Sequence, ...],
+    case: str,
+    region: str,
+    threshold: float,
+    dice: float,
+    hd95_mm: float,
+    truth_ml: float,
+    found_ml: float,
+) -> Row:
+    return Row(
+        recipe=wanted.recipe,
+        sequences=joined(used),
+        fold=wanted.fold,
+        seed=config.seed,
+        cohort=cohort,
+        case=case,
+        region=region,
+        threshold=threshold,
+        dice=round(dice, 4),
+        hd95_mm=round(hd95_mm, 2),
+        truth_ml=round(truth_ml, 3),
+        found_ml=round(found_ml, 3),
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Score from the command line; see `run.serve` for what is printed and returned."""
+    parser = argparse.ArgumentParser(prog="python -m trainer.scoring")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--recipe", required=True)
+    parser.add_argument("--fold", type=int, required=True)
+    parser.add_argument("--folds", type=int, required=True)
+    parser.add_argument("--simulated", type=Path)
+    parser.add_argument("--shifted", action="store_true")
+    read = parser.parse_args(arguments)
+    wanted = Wanted(read.recipe, read.fold, read.folds, read.data, read.simulated, read.shifted)
+    return run.serve(lambda _, progress: score(read.run, wanted, progress))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
