@@ -40,7 +40,7 @@ OLDEST_PYTHON = (3, 11)
 # Room to ask for, with what is downloaded on the way: the app alone, torch, and torch as built for NVIDIA GPUs.
 FREE_GB = {"app": 1.5, "torch": 2.5, "torch for GPUs": 9.0}
 # Commands that never open a window, so that a machine without Qt's system libraries can still segment.
-WINDOWLESS = {"segment", "models", "evaluate", "train", "self-test", "--help", "-h", "--version"}
+WINDOWLESS = {"segment", "models", "evaluate", "train", "study", "self-test", "--help", "-h", "--version"}
 
 
 class Stop(Exception):
@@ -200,7 +200,7 @@ def parts_for(words: Sequence[str]) -> list[str]:
     """
     if words[:1] == ["test"]:
         return ["app", "torch", "test"]
-    return ["app", "torch"] if words[:1] == ["train"] or has_nvidia_gpu() else ["app"]
+    return ["app", "torch"] if words[:1] in (["train"], ["study"]) or has_nvidia_gpu() else ["app"]
 
 
 def requirements(part: str) -> list[str]:

@@ -318,10 +318,7 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="One event a line, in JSON, on stdout.")] = False,
 ) -> int:
     """Train a model; started again, it goes on where it was stopped."""
-    from importlib.util import find_spec
-
-    if find_spec("torch") is None:
-        raise UserError("Training needs torch, which is not installed yet", "", "Run: python3 start.py train CONFIG")
+    _require_torch("train")
     from trainer import events
     from trainer import run as trainer_run
     from trainer.config import TrainConfig
@@ -348,6 +345,67 @@ def train(
     if not as_json:
         typer.echo(f"Weights: {folder.resolve()}")
     return 0
+
+
+@gliascope.command("study")
+def study(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A study's config in JSON.")],
+    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="The cohort, a folder a patient, with truth.")],
+    runs: Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where the trainings are kept.")] = Path("runs"),
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Where tables and plots go; the runs' folder if not given."),
+    ] = None,
+    simulated: Annotated[
+        Path | None, typer.Option("--simulated", metavar="DIR", help="Simulated patients to learn from.")
+    ] = None,
+    simulated_test: Annotated[
+        Path | None, typer.Option("--simulated-test", metavar="DIR", help="Others, to be scored on.")
+    ] = None,
+    side_by_side: Annotated[int, typer.Option("--side-by-side", min=1, help="Trainings at a time.")] = 2,
+    only_report: Annotated[
+        bool, typer.Option("--only-report", help="Train nothing; tell what is known so far.")
+    ] = False,
+) -> int:
+    """Compare ways of training over folds and seeds; started again, it goes on where it was stopped."""
+    _require_torch("study")
+    from trainer import study as trainer_study
+
+    wanted = trainer_study.Study.read(config)
+    found = [None if folder is None else folder.resolve() for folder in (simulated, simulated_test)]
+    places = trainer_study.Places(data.resolve(), runs.resolve(), *found)
+    problems: list[str] = []
+    if not only_report:
+        with _progress(wanted.title) as progress:
+
+            def tell(standing: trainer_study.Standing) -> None:
+                left = standing.seconds_left
+                pace = "" if left is None else f", at this pace {_duration(left)} more"
+                progress.update(standing.done / standing.total, f"{standing.done} of {standing.total} runs{pace}")
+
+            problems = trainer_study.carry_out(wanted, places, side_by_side, tell, progress)
+    options = {"--data": data, "--runs": runs, "--simulated": simulated, "--simulated-test": simulated_test}
+    given = " ".join(f"{option} {option.strip('-').upper()}" for option, value in options.items() if value is not None)
+    page = trainer_study.report(
+        wanted, places, out or places.runs / "report", f"gliascope study {config.as_posix()} {given}"
+    )
+    typer.echo(f"Results: {page.resolve()}")
+    for problem in problems:
+        say(problem)
+    return 2 if problems else 0
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.0f} min"
+
+
+def _require_torch(command: str) -> None:
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        raise UserError(
+            "Training needs torch, which is not installed yet", "", f"Run: python3 start.py {command} CONFIG"
+        )
 
 
 # --- one patient ------------------------------------------------------------------------------------------------------

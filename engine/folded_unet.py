@@ -36,7 +36,6 @@ class FoldedUNet(nn.Module):
         filters: Sequence[int] = (32, 64, 128, 160),
         blocks: Sequence[int] = (1, 1, 1, 1),
         dropout: float = 0.0,
-        norm: str = "instance",
     ) -> None:
         super().__init__()
         if len(filters) != len(blocks):
@@ -44,11 +43,11 @@ class FoldedUNet(nn.Module):
         pairs = list(pairwise(filters))
         self.stem = nn.Conv3d(inputs * FOLD**3, filters[0], 3, padding=1)
         self.encoder = nn.ModuleList(
-            nn.Sequential(*(ResidualBlock(width, norm) for _ in range(n))) for width, n in zip(filters, blocks, strict=True)
+            nn.Sequential(*(ResidualBlock(width) for _ in range(n))) for width, n in zip(filters, blocks, strict=True)
         )
         self.down = nn.ModuleList(nn.Conv3d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
         self.up = nn.ModuleList(nn.ConvTranspose3d(coarse, fine, 2, stride=2) for fine, coarse in pairs)
-        self.decoder = nn.ModuleList(ResidualBlock(fine, norm) for fine, _ in pairs)
+        self.decoder = nn.ModuleList(ResidualBlock(fine) for fine, _ in pairs)
         self.head = nn.Conv3d(filters[0], regions * FOLD**3, 3, padding=1)
         self.dropout = dropout
 
@@ -83,37 +82,17 @@ class FoldedUNet(nn.Module):
 class ResidualBlock(nn.Module):
     """Two 3 x 3 x 3 convolutions around a shortcut; keeps width and size."""
 
-    def __init__(self, width: int, norm: str) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        normalise = {"instance": InstanceNorm, "channel": ChannelNorm}[norm]
         self.conv1 = nn.Conv3d(width, width, 3, padding=1, bias=False)
-        self.norm1 = normalise(width)
+        self.norm1 = InstanceNorm(width)
         self.conv2 = nn.Conv3d(width, width, 3, padding=1, bias=False)
-        self.norm2 = normalise(width)
+        self.norm2 = InstanceNorm(width)
 
     def forward(self, features: Tensor) -> Tensor:
         """``(B, width, i, j, k)`` to the same shape."""
         inner = functional.relu(self.norm1(self.conv1(features)))
         return functional.relu(self.norm2(self.conv2(inner)) + features)
-
-
-class ChannelNorm(nn.Module):
-    """Layer normalisation over the channels of each position, with scale and shift.
-
-    What is said of one place then does not depend on how much else is in the window: instance normalisation finds less
-    tumour where there is less empty space around the head, and less where the tumour is large.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """``(B, width, i, j, k)`` to the same shape, each position with zero mean and unit spread over its channels."""
-        last = features.permute(0, 2, 3, 4, 1)
-        normalised = functional.layer_norm(last, (last.shape[-1],), self.weight, self.bias)
-        return normalised.permute(0, 4, 1, 2, 3)
 
 
 class InstanceNorm(nn.Module):

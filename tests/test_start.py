@@ -375,6 +375,7 @@ def test_names_and_pins_belong_together() -> None:
         (["segment", "x"], False, ["app"]),
         (["segment", "x"], True, ["app", "torch"]),
         (["train", "config.json"], False, ["app", "torch"]),
+        (["study", "config.json"], False, ["app", "torch"]),
         (["test"], False, ["app", "torch", "test"]),
     ],
 )

@@ -103,8 +103,9 @@ def _lesion(image: Tensor, truth: Tensor, augmentation: Augmentation, generator:
     # that looks average already is moved by the shift alone.
     factors = torch.exp(torch.randn(2, generator=generator) * augmentation.lesion).tolist()
     shifts = (torch.randn(2, generator=generator) * augmentation.lesion_shift).tolist()
-    changed: Tensor = image * (1 + (factors[0] - 1) * rest + (factors[1] - 1) * core)
-    return changed + shifts[0] * rest + shifts[1] * core
+    factor: Tensor = 1 + (factors[0] - 1) * rest + (factors[1] - 1) * core
+    shift: Tensor = shifts[0] * rest + shifts[1] * core
+    return image * factor + shift
 
 
 def _contrast(image: Tensor, augmentation: Augmentation, generator: Generator) -> Tensor:

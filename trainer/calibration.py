@@ -125,6 +125,11 @@ def fit(edges: ArrayLike, counts: ArrayLike) -> float:
     return math.exp(optimize.minimize_scalar(loss, bounds=limits, method="bounded", options={"xatol": 1e-6}).x)
 
 
+def moved_threshold(threshold: float, temperature: float) -> float:
+    """The threshold on calibrated probabilities that keeps the voxels which ``threshold`` kept before; both in 0..1."""
+    return float(special.expit(special.logit(threshold) / temperature))
+
+
 def calibration_error(edges: ArrayLike, counts: ArrayLike, temperatures: ArrayLike) -> float:
     """Expected calibration error, pooled over the voxels of all patients that were given at least 2 %.
 

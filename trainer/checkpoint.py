@@ -17,6 +17,7 @@ from engine import networks, runtime
 from engine.errors import UserError
 from engine.files import whole_file
 from engine.model_card import REGIONS, TUMOUR_CORE, WHOLE_TUMOUR, Architecture, ModelCard, Role
+from engine.volume import Sequence
 from trainer.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ def export(
 ) -> ModelCard:
     """Make a model folder of a finished run; replaces ``folder`` only once the new one is whole.
 
+    A network that was trained with sequences absent becomes a model for any subset of them.
+
     Args:
         run: The run folder.
         folder: The model folder.
@@ -134,7 +137,11 @@ def export(
         UserError: The run is not finished.
     """
     network, config = load_network(run)
-    titles = "four-sequence" if len(config.sequences) == 4 else "+".join(s.title for s in config.sequences)
+    every = len(config.sequences) == len(Sequence)
+    titles = "four-sequence" if every else "+".join(s.title for s in config.sequences)
+    any_subset = config.sequence_dropout > 0
+    if any_subset:
+        titles = "any-sequence" if every else f"any-of-{titles}"
     architecture, arguments = config.network()
     training = asdict(config)
     # Where things lay belongs to whoever trained, not to who uses the model.
@@ -149,6 +156,7 @@ def export(
         spacing_mm=config.spacing_mm,
         window=config.window,
         architecture=Architecture(architecture, arguments),
+        any_subset=any_subset,
         regions=REGIONS,
         mirror_axes=(LEFT_RIGHT,),
         minimum_ml=MINIMUM_ML,

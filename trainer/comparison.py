@@ -505,10 +505,37 @@ def compare(
     """
     wanted = {(recipe, sequences, region), (reference, sequences, region)}
     scores = score_patients(row for row in rows if _cell(row) in wanted)
-    gains, runs = differences(scores, recipe, reference, sequences, region, cohort)
-    if not gains:
+    found = _compare(scores, recipe, reference, sequences, region, cohort)
+    if found is None:
         what = f"{recipe} and {reference} cannot be compared on {sequences_in_words(sequences)}"
         raise UserError(what, f"no {cohort} patient was scored by both with the same fold and seed", "Train both.")
+    return found
+
+
+def compare_all(rows: Iterable[Row], pairs: Iterable[tuple[str, str]]) -> list[Comparison]:
+    """Every comparison that the rows allow of these pairs of recipe and reference: cohorts, sequences and regions.
+
+    Raises:
+        UserError: See `score_patients`.
+    """
+    cells: dict[tuple[str, str, str], list[PatientScore]] = defaultdict(list)
+    for score in score_patients(rows):
+        cells[score.cohort, score.sequences, score.region].append(score)
+    found = [
+        _compare(own, recipe, reference, sequences, region, cohort)
+        for recipe, reference in pairs
+        for (cohort, sequences, region), own in cells.items()
+    ]
+    return [comparison for comparison in found if comparison is not None]
+
+
+def _compare(
+    scores: list[PatientScore], recipe: str, reference: str, sequences: str, region: str, cohort: str
+) -> Comparison | None:
+    """`compare` of patients scored already; none where nothing is shared."""
+    gains, runs = differences(scores, recipe, reference, sequences, region, cohort)
+    if not gains:
+        return None
     points = np.array(list(gains.values()))
     folds, least, most = _networks(runs)
     low, high = bootstrap_interval(points) if len(points) > 1 else (None, None)
@@ -536,7 +563,7 @@ def compare(
 
 
 def differences(
-    scores: list[PatientScore], recipe: str, reference: str, sequences: str, region: str, cohort: str
+    scores: Iterable[PatientScore], recipe: str, reference: str, sequences: str, region: str, cohort: str
 ) -> tuple[dict[str, float], set[tuple[int, int]]]:
     """Difference in Dice points of each patient, and the networks behind it."""
     of_recipe: dict[str, dict[str, PatientScore]] = {recipe: {}, reference: {}}

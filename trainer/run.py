@@ -6,6 +6,8 @@ interrupt from the keyboard, but for what was done since the last checkpoint.
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 import threading
 from collections.abc import Callable
@@ -144,7 +146,9 @@ def _device(wanted: str) -> torch.device:
 
 
 def serve(work: Callable[[Callable[[Event], None], Progress], None]) -> int:
-    """Do some work as a worker process: events out, one JSON object a line; ``stop`` on standard input ends it.
+    """Do some work as a worker process: events out, one JSON object a line.
+
+    ``stop`` on standard input ends it; so does the end of standard input where that is a pipe.
 
     Args:
         work: Takes what to tell events to, and what to ask whether to go on.
@@ -164,6 +168,9 @@ def serve(work: Callable[[Callable[[Event], None], Progress], None]) -> int:
             if line.strip() == "stop":
                 progress.cancel()
                 return
+        if stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
+            # Who began this is gone, and might begin it again: two must not write into one run folder.
+            progress.cancel()
 
     threading.Thread(target=listen, daemon=True).start()
     try:

@@ -317,6 +317,8 @@ def begin(run: Planned, study: Study, places: Places) -> subprocess.Popen[str]:
             text=True,
             cwd=Path(__file__).resolve().parent.parent,
             env=os.environ | threads,
+            # An interrupt from the keyboard is for who began it, who then asks for an orderly end.
+            start_new_session=True,
         )
 
 

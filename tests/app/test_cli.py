@@ -326,21 +326,21 @@ def test_a_model_asked_for_by_name_is_used_or_refused(run: Run, models: Path, co
     refused = run("segment", cohort / "anna" / "anna_t2.nii.gz", "--model", "teacher", "--out", tmp_path / "out")
     assert refused.code == 2
     assert "FLAIR" in refused.err
-    (models / "student-flair" / "network.bin").unlink()
+    (models / "student-flair" / "weights.safetensors").unlink()
     broken = run("segment", cohort / "anna", "--model", "student-flair", "--out", tmp_path / "out")
     assert broken.code == 2
-    assert "network.bin is missing" in broken.err
+    assert "weights.safetensors is missing" in broken.err
     unknown = run("segment", cohort / "anna", "--model", "nobody", "--out", tmp_path / "out")
     assert unknown.code == 2
     assert "student-t2" in unknown.err
 
 
 def test_a_changed_model_is_named_and_refused(run: Run, models: Path, patient: Path, tmp_path: Path) -> None:
-    with (models / "student-t2" / "network.bin").open("ab") as file:
+    with (models / "student-t2" / "weights.safetensors").open("ab") as file:
         file.write(b"x")
     ran = run("segment", patient, "--out", tmp_path / "out")
     assert ran.code == 2
-    assert "network.bin" in ran.err
+    assert "weights.safetensors" in ran.err
     assert len(ran.sentences) == 1
     assert not (tmp_path / "out").exists()
 
@@ -450,6 +450,7 @@ def test_ctrl_c_ends_the_window_with_130(models: Path, patient: Path, tmp_path: 
         (["no/such/scan.nii.gz"], "neither a command of gliascope nor a file"),
         (["--frobnicate"], "--frobnicate"),
         (["train", "nowhere.json"], "nowhere.json"),
+        (["study", "nowhere.json", "--data", "."], "nowhere.json"),
         (["evaluate", ".", "--sequences", "t3"], "t3"),
         (["evaluate", ".", "--labels", "mine"], "brats-2023"),
     ],
@@ -519,11 +520,11 @@ def test_a_model_for_any_subset_is_given_what_it_was_best_with_and_says_so(
 
 
 def test_a_broken_model_folder_is_listed_as_a_problem(run: Run, models: Path) -> None:
-    (models / "teacher" / "network.bin").unlink()
+    (models / "teacher" / "weights.safetensors").unlink()
     ran = run("models")
     assert ran.code == 2
     assert "student-t2" in ran.out
-    assert "network.bin is missing" in ran.err
+    assert "weights.safetensors is missing" in ran.err
 
 
 def test_help_and_version(run: Run) -> None:
@@ -642,7 +643,7 @@ def test_self_test_passes_on_models_that_find_the_tumour(run: Run, models: Path,
 
 
 def test_self_test_names_a_changed_file_and_a_model_that_finds_nothing(run: Run, models: Path, demo: Path) -> None:
-    with (models / "teacher" / "network.bin").open("ab") as file:
+    with (models / "teacher" / "weights.safetensors").open("ab") as file:
         file.write(b"x")
     for scan in demo.glob("*_flair.nii.gz"):
         phantoms.write_volume(scan, phantoms.head(phantoms.grid("LPS"), T1))
@@ -650,7 +651,7 @@ def test_self_test_names_a_changed_file_and_a_model_that_finds_nothing(run: Run,
     assert ran.code == 2
     assert [check["passed"] for check in ran.answer["checks"]] == [False, True, False]
     assert "student flair does not find the demo patient's tumour" in ran.err
-    assert "network.bin of the teacher" in ran.err
+    assert "weights.safetensors of the teacher" in ran.err
 
 
 def test_training_goes_on_to_the_end_and_shows_what_happens(

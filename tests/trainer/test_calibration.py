@@ -34,6 +34,15 @@ def test_open_ends_and_bins_without_voxels_change_nothing() -> None:
     assert calibration.fit(open_edges, counts) == pytest.approx(calibration.fit(EDGES, counts), rel=0.02)
 
 
+def test_a_threshold_keeps_its_voxels_when_probabilities_are_calibrated() -> None:
+    logits = np.linspace(-6, 6, 1001)
+    before, after = (1 / (1 + np.exp(-logits / temperature)) for temperature in (1.0, 2.5))
+    for threshold in (0.2, 0.3, 0.5):
+        moved = calibration.moved_threshold(threshold, 2.5)
+        assert np.array_equal(before >= threshold, after >= moved - 1e-12)
+    assert calibration.moved_threshold(0.3, 2.5) == pytest.approx(0.416, abs=1e-3)
+
+
 def test_a_sea_of_background_does_not_make_a_network_look_calibrated() -> None:
     counts = voxels(3.0)
     alone = calibration.calibration_error(EDGES, counts, [1.0])

@@ -208,6 +208,14 @@ def test_only_what_both_have_is_compared() -> None:
         compare(rows, "ours", "theirs", "t1", cohort="simulated")
 
 
+def test_all_comparisons_are_those_made_one_by_one_where_anything_is_shared() -> None:
+    rows = pair([1, 2, 3, -1, 5])
+    rows += [replace(one, region=TUMOUR_CORE, dice=one.dice / 2) for one in rows]
+    rows += [row("a", 0.5, cohort="simulated"), row("a", 0.5, cohort="simulated", recipe="theirs", seed=1)]
+    expected = [compare(rows, "ours", "theirs", "t1", region) for region in (WHOLE_TUMOUR, TUMOUR_CORE)]
+    assert comparison.compare_all(rows, [("ours", "theirs"), ("ours", "nobody")]) == expected
+
+
 def test_small_exact_tests_are_those_of_all_signs() -> None:
     """Against a count of every way to give the ranks signs, with and without ties."""
     for values in ([1.0, 2.0, 3.0, -4.0, 5.0, 6.0, 7.0], [1.0, 1.0, -1.0, 2.0, 2.0, 3.0], [4.0, 4.0, 4.0, 4.0]):
