@@ -15,19 +15,18 @@ import numpy as np
 
 from engine.files import whole_file
 from engine.model_card import REGIONS, TUMOUR_CORE, WHOLE_TUMOUR
+from trainer.comparison import PatientScore, sequences_in_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from trainer.comparison import PatientScore
 
 _TITLES = {WHOLE_TUMOUR: "Whole tumour", TUMOUR_CORE: "Tumour core"}
 # Okabe and Ito without yellow, which is hardly seen on white, and black, which is for text and medians.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#7F7F7F")
 _PAIR = (_COLOURS[3], _COLOURS[0], _COLOURS[2])
 _BETTER, _WORSE = _COLOURS[0], _COLOURS[3]
-_MARKERS = ("o", "s", "^")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _TEXT, _CAPTION, _LINES = "#1A1A1A", "#4D4D4D", "#D9D9D9"
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -164,6 +163,43 @@ def volumes(path: Path, scores: Sequence[PatientScore], title: str) -> None:
             handles, labels, loc="outside lower center", ncols=len(labels), handletextpad=0.2, title=words
         )
         legend.get_title().set(color=_CAPTION, fontsize=9)
+
+
+def subsets(path: Path, scores: Sequence[PatientScore], title: str) -> None:
+    """Mean Dice by set of sequences, a line a set, a mark a recipe, a panel a region.
+
+    Args:
+        path: The SVG file.
+        scores: Of one cohort; sets and recipes are drawn in the order in which they come.
+        title: Above the panels.
+    """
+    sets = list(dict.fromkeys(score.sequences for score in scores))
+    recipes = list(dict.fromkeys(score.recipe for score in scores))
+    with _figure(path, title, 9.0, 1.9 + 0.27 * len(sets)) as figure:
+        panels = figure.subplots(1, len(REGIONS), sharey=True, sharex=True)
+        for panel, region in zip(panels, REGIONS, strict=True):
+            panel.set_title(_TITLES[region])
+            panel.grid(axis="both")
+            for place, recipe in enumerate(recipes):
+                dice = [
+                    _points([score for score in scores if score.sequences == used], recipe, region) for used in sets
+                ]
+                there = [line for line, own in enumerate(dice) if own.size]
+                panel.scatter(
+                    [float(dice[line].mean()) for line in there],
+                    there,
+                    s=46,
+                    color=_COLOURS[place % len(_COLOURS)],
+                    marker=_MARKERS[place % len(_MARKERS)],
+                    linewidths=0,
+                    alpha=0.85,
+                    label=recipe,
+                )
+            panel.set_xlabel("mean Dice, points")
+        panels[0].set_yticks(range(len(sets)), [sequences_in_words(used) for used in sets])
+        panels[0].set_ylim(len(sets) - 0.5, -0.5)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), handletextpad=0.2)
 
 
 def _box(panel: Axes, place: int, dice: np.ndarray, colour: str) -> None:

@@ -33,6 +33,7 @@ from trainer.comparison import (
 
 _Item = TypeVar("_Item")
 
+_MANY_SETS = 4
 REGION_TITLES = {WHOLE_TUMOUR: "whole tumour", TUMOUR_CORE: "tumour core"}
 
 
@@ -83,33 +84,47 @@ def write_report(
         family = [comparison for comparison in compared if comparison.cohort == cohort]
         if family:
             lines += [*comparison_table(family), ""]
-        for sequences in _unique(comparison.sequences for comparison in family):
-            words = sequences_in_words(sequences)
-            shown = [score for score in scores if (score.cohort, score.sequences) == (cohort, sequences)]
-            name = f"dice-{sequences}-{cohort}.svg"
-            about = f"Dice of each {cohort} patient on {words}, by recipe"
-            plots.boxes(folder / "plots" / name, shown, about)
-            lines += [f"![{about}](plots/{name})", ""]
-            pairs = _unique((c.recipe, c.reference) for c in family if c.sequences == sequences)
-            for recipe, reference in pairs:
-                gains = {
-                    region: differences(shown, recipe, reference, sequences, region, cohort)[0] for region in REGIONS
-                }
-                about = f"{recipe} minus {reference} on {words}, each {cohort} patient"
-                name = f"gain-{recipe}-{reference}-{sequences}-{cohort}.svg"
-                plots.gains(folder / "plots" / name, gains, about)
-                lines += [f"![{about}](plots/{name})", ""]
-                both = [score for score in shown if score.recipe in (recipe, reference)]
-                about = f"Dice against lesion volume on {words}, {recipe} and {reference}, each {cohort} patient"
-                name = f"volume-{recipe}-{reference}-{sequences}-{cohort}.svg"
-                plots.volumes(folder / "plots" / name, both, about)
-                lines += [f"![{about}](plots/{name})", ""]
+        lines += _pictures(folder, cohort, [score for score in scores if score.cohort == cohort], family)
     files = ", ".join(f"[{name}]({name})" for name in ("cases.csv", "summary.csv", "comparisons.csv"))
     lines += [f"All scores, and the tables as data (Dice from 0 to 1): {files}."]
     readme = folder / "README.md"
     with whole_file(readme) as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
     return readme
+
+
+def _pictures(folder: Path, cohort: str, scores: list[PatientScore], family: list[Comparison]) -> list[str]:
+    """Draw what is worth a picture, and give the lines that show it.
+
+    Fifteen sets of sequences times all pairs of recipes would be hundreds: boxes are drawn for the single sequences,
+    patient by patient only real ones, and for all sets together there is one picture of means.
+    """
+    lines: list[str] = []
+
+    def place(name: str, about: str) -> Path:
+        lines.extend([f"![{about}](plots/{name}.svg)", ""])
+        return folder / "plots" / f"{name}.svg"
+
+    if len(_unique(score.sequences for score in scores)) > _MANY_SETS:
+        about = f"Mean Dice of {cohort} patients by sequences"
+        plots.subsets(place(f"sequences-{cohort}", about), scores, about)
+    compared = _unique(comparison.sequences for comparison in family)
+    single = [sequences for sequences in compared if "+" not in sequences]
+    for sequences in single or compared[:1]:
+        words = sequences_in_words(sequences)
+        shown = [score for score in scores if score.sequences == sequences]
+        about = f"Dice of each {cohort} patient on {words}, by recipe"
+        plots.boxes(place(f"dice-{sequences}-{cohort}", about), shown, about)
+        pairs = _unique((c.recipe, c.reference) for c in family if c.sequences == sequences)
+        for recipe, reference in pairs if cohort == REAL else []:
+            of_both = f"{recipe}-{reference}-{sequences}"
+            gains = {region: differences(shown, recipe, reference, sequences, region, cohort)[0] for region in REGIONS}
+            about = f"{recipe} minus {reference} on {words}, each {cohort} patient"
+            plots.gains(place(f"gain-{of_both}", about), gains, about)
+            both = [score for score in shown if score.recipe in (recipe, reference)]
+            about = f"Dice against lesion volume on {words}, {recipe} and {reference}, each {cohort} patient"
+            plots.volumes(place(f"volume-{of_both}", about), both, about)
+    return lines
 
 
 _RULES = (

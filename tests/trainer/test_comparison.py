@@ -284,7 +284,7 @@ def test_holm_takes_the_family_of_each_cohort() -> None:
 
 @pytest.fixture
 def study() -> list[Row]:
-    """Three recipes on 24 patients, two regions and two cohorts; one patient has no core."""
+    """Three recipes on T1 for 24 patients, two regions and two cohorts; one has no core, one all sets of sequences."""
     chance = np.random.default_rng(8)
     rows = []
     for number, (region, cohort) in itertools.product(
@@ -306,7 +306,10 @@ def study() -> list[Row]:
                     found_ml=0.0 if empty else 5.0 + 4 * number,
                 )
             )
-    return rows
+    more = ["t1ce", "t2", "t1+t2", "t1ce+flair", "t1+t1ce+t2+flair"]
+    return rows + [
+        replace(one, sequences=used) for used in more for one in rows if one.cohort == "real" and one.case == "p00"
+    ]
 
 
 @pytest.mark.logs("font cache")
@@ -329,6 +332,8 @@ def test_a_report_says_what_the_rows_say_and_is_the_same_every_time(tmp_path: Pa
     assert f"| {found[0].points:+.1f} | {found[0].points_low:+.1f} to {found[0].points_high:+.1f} |" in text
     recipes = [line.split(" | ")[1] for line in text.splitlines() if re.match(r"\| T1 \| \S+ \| 24", line)]
     assert recipes[:3] == ["theirs", "ours", "third"]
+    sets = [line.split(" | ")[0][2:] for line in text.splitlines() if re.match(r"\| \S+ \| ours \| 1 ", line)]
+    assert sets == ["T1ce", "T2", "T1+T2", "T1ce+FLAIR", "T1+T1ce+T2+FLAIR"]
 
     with (folders[0] / "summary.csv").open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
@@ -337,7 +342,7 @@ def test_a_report_says_what_the_rows_say_and_is_the_same_every_time(tmp_path: Pa
     assert sorted(read_rows([folders[0] / "cases.csv"]), key=str) == sorted(study, key=str)
 
     pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
-    assert len(pictures) == 3
+    assert len(pictures) == 4  # boxes, gains and volumes of real patients; means of all sets of sequences
     for name in ["README.md", "cases.csv", "summary.csv", "comparisons.csv", *pictures]:
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
     for name in pictures:
