@@ -115,10 +115,10 @@ def segment(
 
     found = {WHOLE_TUMOUR: label_map.whole_tumour, TUMOUR_CORE: label_map.tumour_core}
     volumes_ml = {region: label_map.ml(mask) for region, mask in found.items()}
-    intervals_ml: dict[str, tuple[float, float] | None] = dict.fromkeys(REGIONS)
-    for region, ml in volumes_ml.items():
-        if calibration is not None and ml > 0:
-            intervals_ml[region] = (ml * calibration[region].volume_low, ml * calibration[region].volume_high)
+    intervals_ml = {
+        region: calibration[region].interval_ml(ml) if calibration is not None else None
+        for region, ml in volumes_ml.items()
+    }
     return Segmentation(
         label_map=label_map,
         probabilities=probabilities,

@@ -105,11 +105,6 @@ def hd95_mm(a: Mask, b: Mask, spacing: tuple[float, float, float]) -> float:
     return max(float(np.percentile(there, 95)), float(np.percentile(back, 95)))
 
 
-def volume_ml(mask: Mask, voxel_ml: float) -> float:
-    """Volume in ml of a mask ``(I, J, K)`` whose voxels have ``voxel_ml`` each."""
-    return float(np.count_nonzero(mask)) * voxel_ml
-
-
 def lesion_count(mask: Mask) -> int:
     """Number of connected pieces of a mask ``(I, J, K)``; pieces that touch at a corner are one."""
     box = bounding_box(mask)

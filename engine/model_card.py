@@ -1,8 +1,8 @@
 """A model is a folder that explains itself: what it takes, what it gives, how good it is and on whom that was measured.
 
-A model folder holds ``model.json`` (this card), ``network.xml`` and ``network.bin`` (the network for a CPU) and
-``weights.safetensors`` (the same weights, for a GPU and for further training). Never a pickle: opening a model must not
-be able to run code.
+A model folder holds ``model.json`` (this card), ``network.xml`` (the network for a CPU, which points at its weights in
+the next file) and ``weights.safetensors`` (the one copy of the weights, which a GPU and further training read too).
+Never a pickle: opening a model must not be able to run code.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ from engine.files import whole_file
 from engine.preprocessing import Preparation
 from engine.volume import SUBSETS, Sequence, in_order, joined
 
-FORMAT = 1
+FORMAT = 2
 CARD_NAME = "model.json"
 NETWORK_XML = "network.xml"
-NETWORK_BIN = "network.bin"
 WEIGHTS = "weights.safetensors"
-REQUIRED_FILES = (NETWORK_XML, NETWORK_BIN, WEIGHTS)
+REQUIRED_FILES = (NETWORK_XML, WEIGHTS)
 
 WHOLE_TUMOUR = "whole_tumour"
 TUMOUR_CORE = "tumour_core"
@@ -147,28 +146,39 @@ class RegionCalibration:
         ece_before: Expected calibration error of the probabilities without it, 0..1.
         ece_after: The same with it.
         volume_low: The true volume lies between the volume found times this ...
-        volume_high: ... and times this, in 90 of 100 patients.
-        coverage: Fraction of patients, none of whom chose the factors, whose true volume does lie there.
-        patients: How many patients that was measured on.
+        volume_high: ... and times this, in 90 of 100 patients; both ``None`` where too few were measured to say so.
+        coverage: Fraction of patients, none of whom chose the factors, whose true volume does lie there; ``None`` where
+            it was not measured.
+        patients: How many patients all this was measured on.
     """
 
     temperature: float
     ece_before: float
     ece_after: float
-    volume_low: float
-    volume_high: float
-    coverage: float
+    volume_low: float | None
+    volume_high: float | None
+    coverage: float | None
     patients: int
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ValueError("a temperature is not a positive number")
-        if not all(0 <= fraction <= 1 for fraction in (self.ece_before, self.ece_after, self.coverage)):
+        coverage = 0.0 if self.coverage is None else self.coverage
+        if not all(0 <= fraction <= 1 for fraction in (self.ece_before, self.ece_after, coverage)):
             raise ValueError("a calibration error or a coverage is not between 0 and 1")
-        if not 0 <= self.volume_low < self.volume_high < math.inf:
+        low, high = self.volume_low, self.volume_high
+        if (low is None) != (high is None):
+            raise ValueError("the interval of a volume has one end alone")
+        if low is not None and high is not None and not 0 <= low < high < math.inf:
             raise ValueError("the factors of a volume's interval are no interval")
         if self.patients < 1:
             raise ValueError("the calibration does not say on how many patients it was made")
+
+    def interval_ml(self, found_ml: float) -> tuple[float, float] | None:
+        """Where the true volume lies in 90 of 100 patients; ``None`` where that is not known, or nothing was found."""
+        if self.volume_low is None or self.volume_high is None or not found_ml > 0:
+            return None
+        return found_ml * self.volume_low, found_ml * self.volume_high
 
 
 @dataclass(frozen=True)
@@ -314,14 +324,14 @@ class ModelCard:
             folder: The model folder, for the card and for messages.
 
         Raises:
-            BadModel: The card is newer than this program, incomplete or contradicts itself.
+            BadModel: The card is newer or older than this program, incomplete or contradicts itself.
         """
         version = values.get("format")
-        if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT:
+        if isinstance(version, int) and not isinstance(version, bool) and version != FORMAT:
             raise BadModel(
-                f"The model in {folder.name} was made for a newer Gliascope",
-                f"its card has format {version}, this program reads up to {FORMAT}",
-                "Update Gliascope, or use another model.",
+                f"The model in {folder.name} was made for {'a newer' if version > FORMAT else 'an older'} Gliascope",
+                f"its card has format {version}, this program reads {FORMAT}",
+                "Update Gliascope, or use another model." if version > FORMAT else "Export it again from its training.",
             )
         try:
             return _parse(values, folder)
@@ -484,9 +494,16 @@ def _parse_calibration(values: Mapping[str, Any]) -> Calibration:
 
 
 def _parse_calibrations(values: Mapping[str, Any]) -> dict[str, RegionCalibration]:
-    numbers = ("temperature", "ece_before", "ece_after", "volume_low", "volume_high", "coverage")
     return {
-        region: RegionCalibration(patients=_as(int, part["patients"]), **{name: float(part[name]) for name in numbers})
+        region: RegionCalibration(
+            temperature=float(part["temperature"]),
+            ece_before=float(part["ece_before"]),
+            ece_after=float(part["ece_after"]),
+            volume_low=_number(part["volume_low"]),
+            volume_high=_number(part["volume_high"]),
+            coverage=_number(part["coverage"]),
+            patients=_as(int, part["patients"]),
+        )
         for region, part in values.items()
     }
 
@@ -496,7 +513,7 @@ def _parse_scores(values: Mapping[str, Any]) -> dict[str, RegionScores]:
         region: RegionScores(
             float(scores["dice_mean"]),
             float(scores["dice_sd"]),
-            None if scores.get("hd95_mean") is None else float(scores["hd95_mean"]),
+            _number(scores.get("hd95_mean")),
         )
         for region, scores in values.items()
     }
@@ -507,6 +524,10 @@ def _table(values: Mapping[str, Any], key: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TypeError(f"{key} is not a table")
     return value
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _truth(value: object) -> bool:

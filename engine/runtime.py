@@ -13,9 +13,11 @@ import ctypes
 import gc
 import importlib
 import importlib.util
+import json
 import sys
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,18 +25,24 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.errors import BadModel, OutOfMemory, UserError
+from engine.files import whole_file
 from engine.model_card import NETWORK_XML, WEIGHTS, ModelCard
 from engine.preprocessing import SIZE_STEP
 from engine.registry import verify
 from engine.volume import FloatArray
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 Device = Literal["auto", "cpu", "cuda"]
 Window = tuple[int, int, int]
+
+# In the weights' file, beside the weights: what else the network for a CPU consists of, such as axes to reduce over.
+CONSTANTS = "openvino.constants"
 
 # Below this the deepest layer of a network has too few voxels to normalise over.
 _SMALLEST = 2 * SIZE_STEP
@@ -218,11 +226,13 @@ def export(network: nn.Module, channels: int, window: Window, folder: Path) -> N
         network: From `engine.networks.build`, with its final weights; left on the CPU in evaluation mode.
         channels: Number of input channels.
         window: Voxels ``(i, j, k)`` to trace it with; it will run on others too.
-        folder: Receives ``network.xml``, ``network.bin`` and ``weights.safetensors``, weights in half precision, which
-            halves the folder and moves no mask by a voxel in a thousand.
+        folder: Receives ``network.xml`` and ``weights.safetensors``, weights in half precision, which halves the folder
+            and moves no mask by a voxel in a thousand.
+
+    Raises:
+        CannotWrite: A file could not be written.
     """
     import torch
-    from safetensors.torch import save_file
 
     openvino = import_openvino()
     network = network.float().cpu().eval()
@@ -230,15 +240,78 @@ def export(network: nn.Module, channels: int, window: Window, folder: Path) -> N
         name: value.half() if value.is_floating_point() else value for name, value in network.state_dict().items()
     }
     network.load_state_dict(halves)
-    save_file({name: value.contiguous() for name, value in halves.items()}, folder / WEIGHTS)
-    (folder / WEIGHTS).chmod(0o644)  # safetensors keeps its files from everybody else; a model is there to be shared
     with torch.no_grad(), warnings.catch_warnings():
         # torch warns about the way OpenVINO traces, and about sizes it takes for fixed; other sizes are tested.
         warnings.simplefilter("ignore")
         model = openvino.convert_model(
             network, example_input=torch.zeros(1, channels, *window), input=[1, channels, -1, -1, -1]
         )
-    openvino.save_model(model, folder / NETWORK_XML, compress_to_fp16=True)
+    store(model, {name: value.contiguous().numpy() for name, value in halves.items()}, folder)
+
+
+def store(model: Any, weights: Mapping[str, NDArray[Any]], folder: Path) -> None:
+    """Write an OpenVINO model and its weights into a model folder, with one copy of the weights.
+
+    OpenVINO writes a file of bytes and says in the network where in it each constant lies. The file of safetensors is
+    bytes too, after a header: so each constant that equals a weight is looked up there, and the few that are no weights
+    (some hundred bytes) are put beside them as one more tensor.
+
+    Args:
+        model: An ``openvino.Model``.
+        weights: By the names further training knows them by; in half precision, as that is what OpenVINO writes. One
+            that OpenVINO has changed, e.g. by folding two layers into one, is stored for it a second time.
+        folder: Receives ``network.xml`` and ``weights.safetensors``.
+
+    Raises:
+        CannotWrite: A file could not be written.
+    """
+    from xml.etree import ElementTree
+
+    from safetensors.numpy import save
+
+    with tempfile.TemporaryDirectory(prefix="gliascope-") as scratch:
+        import_openvino().save_model(model, Path(scratch) / "network.xml", compress_to_fp16=True)
+        network = ElementTree.parse(Path(scratch) / "network.xml")
+        written = (Path(scratch) / "network.bin").read_bytes()
+    constants = [layer.find("data") for layer in network.iter("layer") if layer.get("type") == "Const"]
+    places = [
+        (place, int(place.get("offset", 0)), int(place.get("size", 0))) for place in constants if place is not None
+    ]
+    names = {weight.tobytes(): name for name, weight in weights.items()}
+    others: dict[bytes, int] = {}
+    beside = bytearray()
+    for _, start, size in places:
+        value = written[start : start + size]
+        if value not in names and value not in others:
+            others[value] = len(beside)
+            beside += value
+    tensors = dict(weights)
+    if beside:
+        tensors[CONSTANTS] = np.frombuffer(bytes(beside), dtype=np.uint8)
+    stored = save(tensors)
+    length = int.from_bytes(stored[:8], "little")
+    header = json.loads(stored[8 : 8 + length])
+    starts = {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items()}
+    for place, start, size in places:
+        value = written[start : start + size]
+        place.set("offset", str(starts[names[value]] if value in names else starts[CONSTANTS] + others[value]))
+    with whole_file(folder / WEIGHTS) as partial:
+        partial.write_bytes(stored)
+    with whole_file(folder / NETWORK_XML) as partial:
+        network.write(partial, encoding="utf-8", xml_declaration=True)
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights in a model folder by their names in the network, for a GPU or for further training.
+
+    Raises:
+        OSError, SafetensorError: The file cannot be read.
+    """
+    from safetensors.torch import load_file
+
+    weights: dict[str, torch.Tensor] = load_file(folder / WEIGHTS)
+    weights.pop(CONSTANTS, None)
+    return weights
 
 
 class OpenVinoBackend:
@@ -267,7 +340,7 @@ class OpenVinoBackend:
         }
         try:
             with _memory_errors():
-                model = core.read_model(card.folder / NETWORK_XML)
+                model = core.read_model(card.folder / NETWORK_XML, card.folder / WEIGHTS)
                 # Exported without a size, so that any rung's fits; compiled for one, which is quicker.
                 model.reshape([1, channels, *window])
                 self._request = core.compile_model(model, "CPU", settings).create_infer_request()
@@ -298,7 +371,6 @@ class TorchBackend:
     def __init__(self, card: ModelCard, place: str) -> None:
         import torch
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
 
         from engine import networks
 
@@ -309,7 +381,7 @@ class TorchBackend:
         self.precision = "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "fp32"
         try:
             network = networks.build(card.architecture.name, dict(card.architecture.args))
-            network.load_state_dict(load_file(card.folder / WEIGHTS))
+            network.load_state_dict(read_weights(card.folder))
         except (RuntimeError, ValueError, TypeError, OSError, SafetensorError) as error:
             raise _unusable(card, f"{WEIGHTS} does not fit the architecture on its card") from error
         with _memory_errors():

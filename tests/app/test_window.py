@@ -539,11 +539,11 @@ def test_sequences_on_other_grids_can_be_left_out(window, tmp_path, qtbot):
 
 
 def test_a_changed_model_is_named_and_refused(loaded, models, qtbot):
-    with (models / "teacher" / "network.bin").open("ab") as file:
+    with (models / "teacher" / "weights.safetensors").open("ab") as file:
         file.write(b"x")
     qtbot.mouseClick(loaded.segment.button, LEFT)
     qtbot.waitUntil(lambda: loaded.session.problem is not None, timeout=20_000)
-    assert "network.bin" in loaded.banner.words.text()
+    assert "weights.safetensors" in loaded.banner.words.text()
     assert loaded.session.stage is Stage.READY
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from engine.model_card import REGIONS, Architecture, Calibration, Evaluation, ModelCard, RegionScores, Role
-from engine.runtime import import_openvino
+from engine.runtime import import_openvino, store
 from engine.volume import Sequence
 
 # Standard deviations above the brain's mean from which the phantom's T2, T1ce and FLAIR show tumour and core.
@@ -44,7 +43,6 @@ def install(
     folder = models / name
     folder.mkdir(parents=True)
     _write_network(folder, len(sequences))
-    save_file({"nothing": np.zeros(1, np.float32)}, folder / "weights.safetensors")
 
     def scores(mean: float) -> dict[str, RegionScores]:
         return dict.fromkeys(REGIONS, RegionScores(dice_mean=mean, dice_sd=0.1, hd95_mean=8.0))
@@ -78,4 +76,4 @@ def _write_network(folder: Path, channels: int) -> None:
     nothing = [0, 0, 0]
     mixed = opset.convolution(images, opset.constant(weights), [1, 1, 1], nothing, nothing, [1, 1, 1])
     logits = opset.add(mixed, opset.constant(bias))
-    openvino.save_model(openvino.Model([logits], [images], "threshold"), folder / "network.xml")
+    store(openvino.Model([logits], [images], "threshold"), {}, folder)

@@ -35,7 +35,7 @@ def a_card() -> ModelCard:
         spacing_mm=2.0,
         window=(96, 112, 96),
         architecture=Architecture("dynunet"),
-        files={"network.bin": "0" * 64},
+        files={"network.xml": "0" * 64},
     )
 
 
@@ -91,7 +91,7 @@ def test_the_sidecar_tells_how_the_mask_came_about(tmp_path: Path) -> None:
         "title": "T1 student",
         "version": "1.2",
         "sha256": a_card().fingerprint,
-        "files": {"network.bin": "0" * 64},
+        "files": {"network.xml": "0" * 64},
     }
     assert record["reason"] == "T1 and FLAIR are here."
     told = {"used": ["t1"], "not_used": ["flair"], "absent": ["t1ce", "t2"], "uncertain": ["flair"]}

@@ -101,11 +101,6 @@ def test_monai_agrees(seed: int, spacing: tuple[float, float, float]) -> None:
     assert metrics.hd95_mm(a, b, spacing) == pytest.approx(theirs, abs=1e-4)
 
 
-def test_volume_counts_voxels() -> None:
-    assert metrics.volume_ml(CUBE, 0.5) == 4.0
-    assert metrics.volume_ml(EMPTY, 0.5) == 0.0
-
-
 def test_lesions_that_touch_at_a_corner_are_one() -> None:
     assert metrics.lesion_count(EMPTY) == 0
     assert metrics.lesion_count(CUBE) == 1

@@ -94,7 +94,7 @@ def test_what_was_written_is_read_back(folder: Path) -> None:
 def test_the_card_is_plain_json_with_the_agreed_names(folder: Path) -> None:
     make_card().write(folder)
     values = json.loads((folder / "model.json").read_text("utf-8"))
-    assert values["format"] == 1
+    assert values["format"] == 2
     assert values["role"] == "student"
     assert values["sequences"] == ["flair", "t1"]
     assert values["regions"] == ["whole_tumour", "tumour_core"]
@@ -142,6 +142,11 @@ def test_a_calibrated_model_says_how_far_it_can_be_believed(folder: Path) -> Non
     assert list(values) == ["regions"]
     assert values["regions"]["tumour_core"]["temperature"] == 2.0
     alone = {"flair": dict.fromkeys(CALIBRATION.regions, replace(PART, volume_high=2.0))}
+    few = replace(PART, volume_low=None, volume_high=None, coverage=None)
+    make_card(calibration=Calibration(dict.fromkeys(CALIBRATION.regions, few))).write(folder)
+    assert ModelCard.read(folder).calibration == Calibration(dict.fromkeys(CALIBRATION.regions, few))
+    assert (few.interval_ml(10.0), PART.interval_ml(0.0)) == (None, None)
+    assert PART.interval_ml(10.0) == pytest.approx((8.0, 13.0))
     make_card(any_subset=True, calibration=replace(CALIBRATION, by_sequences=alone)).write(folder)
     card = ModelCard.read(folder)
     assert card.calibrated([Sequence.FLAIR]) == alone["flair"]
@@ -157,6 +162,7 @@ def test_a_calibrated_model_says_how_far_it_can_be_believed(folder: Path) -> Non
         ({"coverage": 1.1}, "not between 0 and 1"),
         ({"volume_low": 1.4}, "interval"),
         ({"volume_low": -0.1}, "interval"),
+        ({"volume_low": None}, "one end alone"),
         ({"volume_high": float("inf")}, "interval"),
         ({"patients": 0}, "how many patients"),
     ],
@@ -216,20 +222,27 @@ def test_a_card_that_is_not_a_table_is_one_plain_sentence(folder: Path, text: by
 
 def test_a_newer_format_asks_for_a_newer_program(folder: Path) -> None:
     make_card().write(folder)
-    change(folder, format=2)
-    with pytest.raises(BadModel, match=r"made for a newer Gliascope.*format 2.*Update Gliascope"):
+    change(folder, format=3)
+    with pytest.raises(BadModel, match=r"made for a newer Gliascope.*format 3.*Update Gliascope"):
+        ModelCard.read(folder)
+
+
+def test_an_older_format_asks_for_another_export(folder: Path) -> None:
+    make_card().write(folder)
+    change(folder, format=1)
+    with pytest.raises(BadModel, match=r"made for an older Gliascope.*format 1.*Export it again"):
         ModelCard.read(folder)
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        "../network.bin",
+        "../network.xml",
         "..",
-        "sub/network.bin",
-        "sub\\network.bin",
+        "sub/network.xml",
+        "sub\\network.xml",
         "/etc/passwd",
-        "C:network.bin",
+        "C:network.xml",
         "\\\\host\\share",
         ".hidden",
         "a\u0000b",
@@ -272,12 +285,12 @@ def test_a_card_cannot_name_files_outside_its_folder(folder: Path, name: str) ->
         ({"threshold": {"whole_tumour": 0.5}}, "thresholds"),
         ({"threshold": {"whole_tumour": 0.5, "tumour_core": 1.5}}, "thresholds"),
         ({"minimum_ml": {"whole_tumour": -1, "tumour_core": 0}}, "smallest volumes"),
-        ({"files": {"network.xml": "0" * 64}}, "no SHA-256 for network.bin"),
+        ({"files": {"network.xml": "0" * 64}}, "no SHA-256 for weights.safetensors"),
         ({"files": dict.fromkeys(REQUIRED_FILES, "abc")}, "SHA-256 of network.xml is not one"),
         ({"evaluation": {"how": "?", "cases": 0, "patients": 0, "regions": {}}}, "evaluation"),
         ({"evaluation": 3}, "is not what was expected"),
         ({"any_subset": 1}, "is neither true nor false"),
-        ({"calibration": {"regions": {"whole_tumour": {}}}}, "patients is missing"),
+        ({"calibration": {"regions": {"whole_tumour": {}}}}, "temperature is missing"),
         ({"calibration": {}}, "regions is missing"),
         ({"data": 4}, "is not what was expected"),
     ],

@@ -323,10 +323,10 @@ def test_models_of_all_folders_are_listed_by_name(install: Callable[..., ModelCa
 
 def test_a_broken_model_does_not_hide_the_others(install: Callable[..., ModelCard], tmp_path: Path) -> None:
     install(S_T1)
-    (install(S_T2).folder / "network.bin").unlink()
+    (install(S_T2).folder / "weights.safetensors").unlink()
     (tmp_path / "models" / "notes").mkdir()
     newer = install(S_FLAIR).folder / "model.json"
-    newer.write_text(newer.read_text("utf-8").replace('"format": 1', '"format": 7'), "utf-8")
+    newer.write_text(newer.read_text("utf-8").replace('"format": 2', '"format": 7'), "utf-8")
     (tmp_path / "models" / ".t1ce-student.part").mkdir()
     (tmp_path / "models" / "readme.txt").write_text("models")
     listing = registry.list_models([tmp_path / "models"])
@@ -335,7 +335,7 @@ def test_a_broken_model_does_not_hide_the_others(install: Callable[..., ModelCar
     assert len(sentences) == 3
     assert "made for a newer Gliascope" in sentences[0]
     assert "The folder notes is not a model" in sentences[1]
-    assert "The model in t2-student is incomplete (network.bin is missing)." in sentences[2]
+    assert "The model in t2-student is incomplete (weights.safetensors is missing)." in sentences[2]
 
 
 def test_two_models_of_one_name_are_not_mixed_up(install: Callable[..., ModelCard], tmp_path: Path) -> None:
@@ -382,9 +382,9 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 def test_a_name_whose_folder_is_broken_says_what_is_wrong_with_it(
     install: Callable[..., ModelCard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (install(S_T1).folder / "network.bin").unlink()
+    (install(S_T1).folder / "weights.safetensors").unlink()
     monkeypatch.setattr(registry, "folders", lambda: [tmp_path / "models"])
-    with pytest.raises(BadModel, match=r"network\.bin is missing"):
+    with pytest.raises(BadModel, match=r"weights\.safetensors is missing"):
         registry.find("t1-student")
 
 

@@ -116,13 +116,67 @@ def test_looking_for_a_gpu_does_not_import_torch() -> None:
     assert run_python(code) == "[]"
 
 
+# One copy of the weights
+
+
+def conv(weight: FloatArray) -> object:
+    """An OpenVINO model of one convolution."""
+    openvino = runtime.import_openvino()
+    opset = openvino.opset13
+    images = opset.parameter([1, weight.shape[1], -1, -1, -1], np.float32, name="images")
+    nothing = [0, 0, 0]
+    mixed = opset.convolution(images, opset.constant(weight), [1, 1, 1], nothing, nothing, [1, 1, 1])
+    return openvino.Model([mixed], [images], "conv")
+
+
+def test_the_weights_lie_in_the_folder_once_and_both_read_them(unet: ModelCard) -> None:
+    sizes = {path.name: path.stat().st_size for path in unet.folder.iterdir() if path.name != "model.json"}
+    network = networks.build(UNET.name, dict(UNET.args))
+    halves = 2 * sum(value.numel() for value in network.state_dict().values())
+    assert set(sizes) == {"network.xml", "weights.safetensors"}
+    assert sizes["weights.safetensors"] < halves + 8_000, "each weight once, a header and the few other constants"
+    assert set(runtime.read_weights(unet.folder)) == set(network.state_dict())
+    network.load_state_dict(runtime.read_weights(unet.folder), strict=True)
+
+
+def test_a_network_gives_the_same_bits_as_openvinos_own_two_files(
+    unet: ModelCard, window: FloatArray, tmp_path: Path
+) -> None:
+    openvino = runtime.import_openvino()
+    core = openvino.Core()
+    ours = core.read_model(unet.folder / "network.xml", unet.folder / "weights.safetensors")
+    openvino.save_model(ours, tmp_path / "network.xml", compress_to_fp16=True)
+    theirs = core.read_model(tmp_path / "network.xml")
+    said = [core.compile_model(model, "CPU")({0: window[None]})[0] for model in (ours, theirs)]
+    assert said[0].std() > 0
+    np.testing.assert_array_equal(said[0], said[1])
+
+
+def test_a_weight_that_openvino_stores_otherwise_is_stored_for_it_as_well(tmp_path: Path, window: FloatArray) -> None:
+    weight = np.random.default_rng(1).standard_normal((2, 4, 1, 1, 1)).astype(np.float16)
+    runtime.store(conv(weight.astype(np.float32)), {"turned": weight[::-1].copy()}, tmp_path)
+    np.testing.assert_array_equal(runtime.read_weights(tmp_path)["turned"].numpy(), weight[::-1])
+    model = runtime.import_openvino().Core().read_model(tmp_path / "network.xml", tmp_path / "weights.safetensors")
+    found = runtime.import_openvino().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    expected = np.einsum("rc,cijk->rijk", weight[:, :, 0, 0, 0].astype(np.float32), window)
+    np.testing.assert_allclose(found({0: window[None]})[0][0], expected, atol=1e-4)
+
+
+def test_exporting_twice_gives_the_same_bytes(unet: ModelCard, tmp_path: Path) -> None:
+    network = networks.build(UNET.name, dict(UNET.args))
+    network.load_state_dict(runtime.read_weights(unet.folder))
+    runtime.export(network, 4, unet.window, tmp_path)
+    again = (tmp_path / "weights.safetensors").read_bytes()
+    assert again == (unet.folder / "weights.safetensors").read_bytes()
+
+
 # Models that cannot be opened
 
 
 def test_a_changed_network_is_not_opened(unet: ModelCard, tmp_path: Path) -> None:
     card = tiny_models.arithmetic(tmp_path / "m", lambda x: x[:, :2], tiny_models.make_card(FOUR))
-    (card.folder / "network.bin").write_bytes(b"something else")
-    with pytest.raises(BadModel, match=r"network\.bin of the .* is not the file"):
+    (card.folder / "weights.safetensors").write_bytes(b"something else")
+    with pytest.raises(BadModel, match=r"weights\.safetensors of the .* is not the file"):
         runtime.open_network(card, "cpu")
 
 
@@ -364,4 +418,4 @@ print(seen)
     folder.mkdir()
     assert run_python(code, str(folder), home=home).splitlines()[-1] == "[]"
     assert not (home / "intel").exists()
-    assert sorted(path.name for path in folder.iterdir()) == ["network.bin", "network.xml", "weights.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == ["network.xml", "weights.safetensors"]
