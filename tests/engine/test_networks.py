@@ -20,9 +20,27 @@ def test_unfolding_undoes_folding() -> None:
     assert torch.equal(folded[:, 8:16], fold(images[:, 1:2]))
 
 
-def test_output_lies_on_the_input() -> None:
-    network = networks.build("folded_unet", SMALL)
-    assert network(torch.randn(1, 2, 16, 32, 48)).shape == (1, 2, 16, 32, 48)
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("folded_unet", {"filters": [8, 8], "blocks": [1, 1]}),
+        ("segresnet", {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}),
+        ("dynunet", {"filters": [4, 8, 8]}),
+    ],
+)
+def test_output_lies_on_the_input(name: str, more: dict[str, object]) -> None:
+    network = networks.build(name, {"inputs": 2, "regions": 3, **more})
+    assert network(torch.randn(1, 2, 16, 32, 48)).shape == (1, 3, 16, 32, 48)
+
+
+def test_a_network_outlines_what_it_describes() -> None:
+    network = networks.build("folded_unet", {**SMALL, "dropout": 0.5}).eval()
+    images = torch.randn(1, 2, 16, 32, 48)
+    deepest, finest = network.describe(images)
+    torch.testing.assert_close(network.outline(finest), network(images))
+    assert deepest.shape[2:] < finest.shape[2:]
+    # Channels are left out in training alone.
+    assert not torch.equal(network.train()(images), network(images))
 
 
 def test_training_and_inference_normalise_alike() -> None:

@@ -1,0 +1,246 @@
+"""Make the app's models of a finished study: weights from all patients, figures from those held out.
+
+    python -m scripts.ship_models configs/study.json --data COHORT --runs RUNS --simulated SIMULATED
+
+``gliascope study`` with the same folders trains and scores what this needs. Each model under ``shipped`` in the config
+was trained on every patient, so nothing can be measured on it; its card carries what the networks of the same recipe
+reached on the patients of the folds they did not learn from: Dice and HD95 at thresholds that the other patients chose,
+the threshold that is best on all, the temperature of the probabilities and the interval of the volumes. docs/models.md
+is written from the cards.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from engine import registry
+from engine.errors import UserError
+from engine.model_card import REGIONS, Calibration, Evaluation, ModelCard, RegionCalibration, RegionScores
+from engine.volume import SUBSETS, in_words, joined
+from trainer import calibration, checkpoint, comparison, scoring
+from trainer.comparison import PatientScore, Row
+from trainer.study import Places, Shipped, Study, run_name
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = (
+    "Real glioma patients of BraTS 2018 and BraTS 2021: multi-centre, skull-stripped, co-registered, 1 mm; expert "
+    "labels. Simulated patients in heads of other people beside them. No image of a real patient is part of this model."
+)
+LICENCE = (
+    "Weights: for research use. Trained on BraTS data, whose terms ask for non-commercial research use and for the "
+    "citations below."
+)
+CITATIONS = (
+    "Menze et al., The Multimodal Brain Tumor Image Segmentation Benchmark (BRATS), IEEE TMI 2015;34(10):1993-2024.",
+    "Bakas et al., Advancing The Cancer Genome Atlas glioma MRI collections, Scientific Data 2017;4:170117.",
+    "Bakas et al., Identifying the best machine learning algorithms for brain tumor segmentation, arXiv:1811.02629.",
+    "Baid et al., The RSNA-ASNR-MICCAI BraTS 2021 Benchmark on Brain Tumor Segmentation, arXiv:2107.02314.",
+    "Rahimpour et al., Cross-Modal Distillation to Improve MRI-Based Brain Tumor Segmentation With Missing MRI "
+    "Sequences, IEEE TBME 2022;69(7):2153-2164.",
+    "Billot et al., SynthSeg, Medical Image Analysis 2023;86:102789 (label maps of the simulated patients).",
+)
+
+
+def main() -> None:
+    """Export, describe, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--simulated", type=Path)
+    parser.add_argument("--version", default="2.0")
+    parser.add_argument("--out", type=Path, default=ROOT / "assets" / "models")
+    arguments = parser.parse_args()
+    study = Study.read(arguments.study)
+    places = Places(arguments.data.resolve(), arguments.runs.resolve(), arguments.simulated)
+    cards = [ship(model, study, places, arguments.out, arguments.version) for model in study.shipped]
+    command = f"python -m scripts.ship_models configs/{arguments.study.name}"
+    (ROOT / "docs" / "models.md").write_text(page(cards, command), encoding="utf-8")
+
+
+def ship(model: Shipped, study: Study, places: Places, out: Path, version: str) -> ModelCard:
+    """Export one model and put on its card what was measured.
+
+    Raises:
+        UserError: It is not trained yet, or nothing of its recipe is scored.
+    """
+    runs = [
+        places.runs / run.config.name
+        for run in study.plan(places)
+        if run.scored and run.recipe == model.recipe and run.config.sequences == model.sequences
+    ]
+    scored = [run for run in runs if (run / scoring.SCORES).exists()]
+    if not scored:
+        raise UserError(f"Nothing is known of {model.name}", "no run of its recipe is scored", "Carry out the study.")
+    rows = [
+        row for row in comparison.read_rows(run / scoring.SCORES for run in scored) if row.cohort == comparison.REAL
+    ]
+    name = run_name(model.recipe, model.sequences, (), model.seed)
+    card = checkpoint.export(places.runs / name, out / model.name, model.name, version, DATA, LICENCE, CITATIONS)
+    chosen = sorted({row.sequences for row in rows}, key=lambda names: (names.count("+"), names))
+    # A model has one threshold a region; where it takes any subset, it is chosen on all of them together.
+    pooled = [replace(row, sequences=joined(model.sequences)) for row in rows]
+    pooled = rows if not card.any_subset else _mean_over_subsets(pooled)
+    thresholds = {
+        region: comparison.best_threshold(pooled, model.recipe, joined(model.sequences), region) for region in REGIONS
+    }
+    scores = {names: _scores([row for row in rows if row.sequences == names]) for names in chosen}
+    fits = _calibrations(scored, rows, thresholds)
+    own = joined(model.sequences)
+    temperatures = {region: fits[own][region].temperature for region in REGIONS}
+    patients = len({row.case for row in rows})
+    folds = {row.fold for row in rows}
+    seeds = {row.seed for row in rows}
+    trained = len({patient for fold in study.folds for patient in fold})
+    part = "" if len(folds) == len(study.folds) else f" ({len(folds)} folds done)"
+    how = (
+        f"{len(study.folds)}-fold cross-validation by patient{part}, {len(seeds)} "
+        f"{'seed' if len(seeds) == 1 else 'seeds'}; the shipped weights were trained on all {trained} patients"
+    )
+    subsets = {names: scores[names] for names in chosen} if card.any_subset else {}
+    ranges = {names: fits[names] for names in chosen} if card.any_subset else {}
+    described = replace(
+        card,
+        threshold={
+            region: round(calibration.moved_threshold(thresholds[region], temperatures[region]), 4)
+            for region in REGIONS
+        },
+        evaluation=Evaluation(how, patients, patients, scores[own], by_sequences=subsets),
+        calibration=Calibration(fits[own], ranges),
+    )
+    return described.write(card.folder)
+
+
+def _scores(rows: list[Row]) -> Mapping[str, RegionScores]:
+    """Of the networks of one recipe that read the same sequences."""
+    scored = comparison.score_patients(rows)
+    regions = {}
+    for region in REGIONS:
+        own: list[PatientScore] = [score for score in scored if score.region == region]
+        dice = np.array([score.dice for score in own])
+        distance = float(np.mean([score.hd95_mm for score in own]))
+        regions[region] = RegionScores(
+            round(float(dice.mean()), 4), round(float(dice.std(ddof=1)), 4), round(distance, 1)
+        )
+    return regions
+
+
+def _mean_over_subsets(rows: list[Row]) -> list[Row]:
+    """One row a patient, network, region and threshold, with the mean Dice over the sets of sequences."""
+    dice: dict[tuple[object, ...], list[float]] = {}
+    first: dict[tuple[object, ...], Row] = {}
+    for row in rows:
+        key = (row.case, row.fold, row.seed, row.region, row.threshold)
+        dice.setdefault(key, []).append(row.dice)
+        first.setdefault(key, row)
+    return [replace(first[key], dice=float(np.mean(values))) for key, values in dice.items()]
+
+
+def _calibrations(
+    runs: list[Path], rows: list[Row], thresholds: Mapping[str, float]
+) -> dict[str, Mapping[str, RegionCalibration]]:
+    """By set of sequences, from one network of each fold.
+
+    The temperature and its errors are those of all sets together: a model has one threshold a region, which would mean
+    something else with each temperature. The intervals are those of each set by itself.
+    """
+    # Case -> (sets, regions, 2, bins).
+    counts: dict[str, np.ndarray] = {}
+    for run in runs:
+        with np.load(run / scoring.CALIBRATION) as stored:
+            for case, own in zip(stored["cases"], stored["counts"], strict=True):
+                counts.setdefault(str(case), own)
+    cases = sorted(counts)
+    result: dict[str, dict[str, RegionCalibration]] = {}
+    for number, region in enumerate(REGIONS):
+        pooled = np.stack([counts[case][:, number].sum(axis=0) for case in cases])
+        for names in dict.fromkeys(row.sequences for row in rows):
+            at = {
+                row.case: row
+                for row in rows
+                if row.sequences == names and row.region == region and row.threshold == thresholds[region]
+            }
+            fitted = calibration.calibrate(
+                scoring.LOGIT_EDGES,
+                pooled,
+                [at[case].fold for case in cases],
+                [at[case].found_ml for case in cases],
+                [at[case].truth_ml for case in cases],
+            )
+            result.setdefault(names, {})[region] = RegionCalibration(
+                temperature=round(fitted.temperature, 4),
+                ece_before=round(fitted.ece_before, 4),
+                ece_after=round(fitted.ece_after, 4),
+                volume_low=None if fitted.volume_low is None else round(fitted.volume_low, 3),
+                volume_high=None if fitted.volume_high is None else round(fitted.volume_high, 3),
+                coverage=None if fitted.coverage is None else round(fitted.coverage, 3),
+                patients=fitted.patients,
+            )
+    return dict(result)
+
+
+def page(cards: list[ModelCard], command: str) -> str:
+    """docs/models.md."""
+    lines = [
+        "# Models and how well they do",
+        "",
+        f"Generated by `{command}`; do not edit by hand. The [study](results/study/README.md) behind it.",
+        "",
+        "Dice and 95th percentile Hausdorff distance on the scans' own 1 mm grid, of patients that the network did not "
+        "learn from; mean and standard deviation over patients. Each patient is scored at the threshold that is best "
+        "on the others. Where a region is empty in truth and mask alike Dice counts 1, in only one of them 0.",
+        "",
+        "## What is used for which sequences",
+        "",
+        "| sequences | model | looks at | WT Dice | core Dice | WT HD95 mm | core HD95 mm | patients |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for subset in SUBSETS:
+        choice = registry.choose(subset, cards)
+        scores = choice.card.scores(choice.used)
+        if scores is None or choice.card.evaluation is None:
+            continue
+        whole, core = (scores[region] for region in REGIONS)
+        lines.append(
+            f"| {in_words(subset)} | {choice.card.name} | {in_words(choice.used)} | {_dice(whole)} | {_dice(core)} "
+            f"| {whole.hd95_mean} | {core.hd95_mean} | {choice.card.evaluation.patients} |"
+        )
+    lines += ["", "## How each was measured", ""]
+    for card in cards:
+        assert card.evaluation is not None
+        lines.append(f"- **{card.name}**: {card.evaluation.how}.")
+    lines += [
+        "",
+        "## How far probabilities and volumes can be believed",
+        "",
+        "Expected calibration error of the probabilities of voxels given at least 2 %, before and after the "
+        "temperature; factors on the volume found between which the true volume lies in 90 of 100 patients, and in how "
+        "many it did when the other folds chose the factors.",
+        "",
+        "| model | region | temperature | error before | error after | interval | held |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for card in cards:
+        if card.calibration is None:
+            continue
+        for region, fitted in card.calibration.regions.items():
+            interval = "-" if fitted.volume_low is None else f"{fitted.volume_low:.2f} to {fitted.volume_high:.2f}"
+            held = "-" if fitted.coverage is None else f"{fitted.coverage:.0%}"
+            lines.append(
+                f"| {card.name} | {region.replace('_', ' ')} | {fitted.temperature:.2f} | {fitted.ece_before:.3f} "
+                f"| {fitted.ece_after:.3f} | {interval} | {held} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _dice(scores: RegionScores) -> str:
+    return f"{scores.dice_mean:.3f} ± {scores.dice_sd:.3f}"
+
+
+if __name__ == "__main__":
+    main()
