@@ -170,6 +170,12 @@ class TrainConfig:
             raise ValueError("probabilities and decays lie between 0 and 1")
         self.preparation()  # rejects sequences, spacing and windows that no network could read
 
+    def learns_as(self, other: TrainConfig) -> bool:
+        """Whether another run learns the same; folders, device and threads may differ, as on another machine."""
+        places = {"data": "", "simulated": "", "device": "cpu", "threads": 0, "checkpoint_seconds": 0.0}
+        here, there = (dataclasses.asdict(config) | places for config in (self, other))
+        return here == there and bool(self.simulated) == bool(other.simulated)
+
     def preparation(self) -> Preparation:
         """What the model will expect of its input."""
         return Preparation(self.sequences, self.spacing_mm, self.window)

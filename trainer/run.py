@@ -126,7 +126,7 @@ def _claim(folder: Path, config: TrainConfig) -> None:
     path = folder / checkpoint.CONFIG
     if path.exists():
         # Compared by meaning: a field added since then has the value it had all along.
-        if TrainConfig.read(path) != config:
+        if not TrainConfig.read(path).learns_as(config):
             what = f"The folder {folder.name} belongs to another training"
             raise UserError(what, "its config differs", "Choose another folder, or delete that one.")
         return

@@ -210,6 +210,9 @@ def test_a_folder_of_another_run_is_left_alone(cohort: Path, tmp_path: Path) -> 
     with pytest.raises(UserError, match="belongs to another training"):
         train(config(cohort, steps=5, validate_every=0), tmp_path / "run")
     assert (tmp_path / "run" / checkpoint.WEIGHTS).read_bytes() == weights
+    # On another machine the same run may lie elsewhere and use another device.
+    moved = config(cohort, steps=4, validate_every=0, data="elsewhere", device="auto", threads=2)
+    assert train(moved, tmp_path / "run") == []
 
 
 def test_a_run_goes_on_although_the_config_has_new_fields_since(cohort: Path, tmp_path: Path) -> None:
