@@ -29,12 +29,15 @@ def build(name: str, args: dict[str, Any]) -> nn.Module:
     if name == "segresnet":
         from monai.networks.nets import SegResNet
 
-        return SegResNet(spatial_dims=3, in_channels=args["inputs"], out_channels=args["regions"], **others)
+        network: nn.Module = SegResNet(
+            spatial_dims=3, in_channels=args["inputs"], out_channels=args["regions"], **others
+        )
+        return network
     if name == "dynunet":
         from monai.networks.nets import DynUNet
 
         levels = len(others["filters"])
-        return DynUNet(
+        network = DynUNet(
             spatial_dims=3,
             in_channels=args["inputs"],
             out_channels=args["regions"],
@@ -43,4 +46,5 @@ def build(name: str, args: dict[str, Any]) -> nn.Module:
             upsample_kernel_size=[2] * (levels - 1),
             **others,
         )
+        return network
     raise ValueError(f"there is no architecture named {name}")
