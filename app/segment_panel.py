@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QAction, QColor, QIcon, QPixmap
-from PySide6.QtWidgets import QColorDialog, QGridLayout, QHBoxLayout, QMenu, QProgressBar, QSizePolicy, QSlider, QWidget
+from PySide6.QtWidgets import (
+    QColorDialog,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QMenu,
+    QProgressBar,
+    QSizePolicy,
+    QSlider,
+    QWidget,
+)
 
 from app.controls import IconButton, IconLabel, Section, Segments, Swatch, label, push
 from app.session import Session, Stage
 from app.theme import Theme
 from app.viewer_model import MaskStyle, ViewerModel
-from engine.volume import ml_in_words
+from engine.volume import interval_in_words, ml_in_words
 
 # Okabe and Ito's, without black and grey.
 SAFE_COLOURS = {
@@ -147,6 +157,7 @@ class ResultPanel(Section):
         self.swatches: dict[str, Swatch] = {}
         self.eyes: dict[str, IconButton] = {}
         self.volumes: dict[str, QWidget] = {}
+        self.intervals: dict[str, QLabel] = {}
         self._values = {}
         for row, (region, title) in enumerate((("whole_tumour", "Whole tumour"), ("core", "Core"))):
             swatch = Swatch(getattr(model.overlay, region), title.lower())
@@ -156,10 +167,17 @@ class ResultPanel(Section):
             value = label("")
             value.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
             value.setAccessibleName(f"Volume of the {title.lower()}")
-            grid.addWidget(swatch, row, 0)
-            grid.addWidget(label(title), row, 1)
-            grid.addWidget(value, row, 2)
-            grid.addWidget(eye, row, 3)
+            # On a line of its own: beside the volume it would not fit into the panel.
+            interval = label("", "small")
+            interval.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignTop)
+            interval.setAccessibleName(f"90 % interval of the {title.lower()}")
+            interval.setToolTip("In 90 of 100 patients the true volume, in ml, lies between these.")
+            grid.addWidget(swatch, 2 * row, 0)
+            grid.addWidget(label(title), 2 * row, 1)
+            grid.addWidget(value, 2 * row, 2)
+            grid.addWidget(eye, 2 * row, 3)
+            grid.addWidget(interval, 2 * row + 1, 1, 1, 2)
+            self.intervals[region] = interval
             self.swatches[region], self.eyes[region], self._values[region] = swatch, eye, value
         self.volumes = dict(self._values)
         self.body.addLayout(grid)
@@ -217,9 +235,10 @@ class ResultPanel(Section):
             return
         volumes, intervals = result.segmentation.volumes_ml, result.segmentation.intervals_ml
         for region, key in (("whole_tumour", "whole_tumour"), ("core", "tumour_core")):
-            self._values[region].setText(ml_in_words(volumes[key], intervals[key]))
-            told = "" if intervals[key] is None else "In 90 of 100 patients the true volume lies in this interval."
-            self._values[region].setToolTip(told)
+            interval = intervals[key]
+            self._values[region].setText(ml_in_words(volumes[key]))
+            self.intervals[region].setText("" if interval is None else f"({interval_in_words(interval)})")
+            self.intervals[region].setVisible(interval is not None)
         self.go_button.setEnabled(result.mask.largest is not None)
         self.save_button.setEnabled(self._session.stage is Stage.DONE)
         self.saved.setText(f"{saved.mask.name}\n{saved.verified}" if saved is not None else "")

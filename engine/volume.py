@@ -64,11 +64,14 @@ def in_words(sequences: Iterable[Sequence]) -> str:
 
 def ml_in_words(ml: float, interval: tuple[float, float] | list[float] | None = None) -> str:
     """A volume and, where it is known, the interval it lies in 90 of 100 times: ``"42.3 ml (90 %: 36 to 51)"``."""
-    if interval is None:
-        return f"{ml:.1f} ml"
+    return f"{ml:.1f} ml" + ("" if interval is None else f" ({interval_in_words(interval)})")
+
+
+def interval_in_words(interval: tuple[float, float] | list[float]) -> str:
+    """The interval a volume in ml lies in 90 of 100 times: ``"90 %: 36 to 51"``."""
     digits = 0 if interval[1] >= 10 else 1
     low, high = (f"{end:.{digits}f}" for end in interval)
-    return f"{ml:.1f} ml (90 %: {low} to {high})"
+    return f"90 %: {low} to {high}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -144,8 +144,13 @@ def test_a_calibrated_volume_is_shown_with_its_interval(window, models, patient,
     threshold_model.install(models, "teacher", sequences, calibration=Calibration(dict.fromkeys(REGIONS, part)))
     window.session.open([patient], segment=True)
     qtbot.waitUntil(lambda: window.session.stage is Stage.DONE, timeout=20_000)
-    assert window.result.volumes["whole_tumour"].text() == "0.3 ml (90 %: 0.1 to 0.4)"
-    assert "90 of 100 patients" in window.result.volumes["core"].toolTip()
+    assert window.result.volumes["whole_tumour"].text() == "0.3 ml"
+    assert window.result.intervals["whole_tumour"].text() == "(90 %: 0.1 to 0.4)"
+    assert "90 of 100 patients" in window.result.intervals["core"].toolTip()
+    for region, volume in window.result.volumes.items():
+        volume.setText("1234.5 ml")
+        window.result.intervals[region].setText("(90 %: 1010 to 1530)")
+    assert window.result.minimumSizeHint().width() <= window.panel.width(), "nothing is cut off"
 
 
 def test_one_sequence_is_enough_and_the_others_are_said_to_be_absent(window, patient, qtbot):
