@@ -241,6 +241,7 @@ QToolButton#icon {{
     min-width: 26px; max-width: 26px; min-height: 26px; max-height: 26px;
 }}
 QToolButton#icon:hover {{ background: {hover}; }}
+QToolButton#icon:checked {{ background: {blend(c.text, c.raised, 0.10)}; }}
 QToolButton#icon:focus {{ border: 1px solid {c.accent}; }}
 QPushButton#segment {{
     background: transparent; border: 1px solid transparent; color: {c.secondary}; padding: 0 10px;
