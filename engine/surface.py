@@ -176,7 +176,7 @@ def of_head(volumes: Iterable[Volume], progress: Progress | None = None) -> Head
 
 def cell_size(ml: float) -> float:
     """How large cells are in mm for something of this volume."""
-    across = 2 * float(750.0 * ml / np.pi) ** (1 / 3)
+    across = 2 * float(np.cbrt(750.0 * ml / np.pi))
     return max(FINEST_MM, across / CELLS_ACROSS)
 
 
