@@ -113,9 +113,9 @@ uniform highp float pictured;
 uniform sampler2D picture;
 void main() {
     highp vec4 seen = texture2D(picture, at);
-    // Air is black; a slice is cut out along the head.
-    if (pictured > 0.5 && seen.r < 0.05) discard;
-    gl_FragColor = mix(colour, vec4(seen.rgb, 1.0), pictured);
+    // A slice is cut out along the head, halfway between air and tissue, and no air is mixed into its colour.
+    if (pictured > 0.5 && seen.a < 0.5) discard;
+    gl_FragColor = mix(colour, vec4(seen.rgb / max(seen.a, 0.01), 1.0), pictured);
 }
 """
 
@@ -242,7 +242,7 @@ class Sheet:
         corners: ``(4, 3)`` in mm, around the rectangle.
         colour: ``#RRGGBB`` of its edge.
         opacity: Of its edge, 0..1.
-        picture: What is on it; None for the edge alone.
+        picture: What is on it, clear and black where the sheet is to be cut out; None for the edge alone.
         places: ``(4, 2)`` where the corners lie in the picture, 0..1 to the right and down.
     """
 

@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, QTimer, Signal
+from numpy.typing import NDArray
+from PySide6.QtCore import QByteArray, QEvent, QPointF, QRectF, QSize, Qt, QTimer, Signal
 from PySide6.QtGui import (
     QAccessible,
     QAccessibleAnnouncementEvent,
@@ -23,6 +24,7 @@ from PySide6.QtGui import (
     QEnterEvent,
     QFocusEvent,
     QImage,
+    QImageWriter,
     QKeyEvent,
     QMouseEvent,
     QPainter,
@@ -35,15 +37,14 @@ from PySide6.QtGui import (
 from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QToolButton, QVBoxLayout, QWidget
 
 from app.controls import IconButton, label
+from app.cut import cut_of
 from app.jobs import Jobs
-from app.slice_view import GREYS, coloured, cut_of, greys
+from app.slice_layers import greys
 from app.surface_render import Camera, NoOpenGL, Part, Renderer, Scene, Sheet
 from app.theme import LABEL_PX, Theme, body_font
 from app.viewer_model import Plane, Point, ViewerModel
 from engine import surface
 from engine.errors import CannotWrite
-from engine.export import file_name, version
-from engine.files import shown
 from engine.progress import Progress
 from engine.surface import Head, Surface
 from engine.volume import LabelMap, Volume
@@ -71,6 +72,8 @@ STILL_AFTER_MS = 180
 SETTLED_AFTER_MS = 120
 SAY_FOR_MS = 8000
 CLICK_PX = 4
+# Greys up to this are taken for air where a scan is shown on the planes.
+AIR = 10
 EMPTY = "Open a patient to see the head in 3-D."
 RESEARCH_USE = "Research use only"
 
@@ -97,6 +100,9 @@ def write_surfaces(surfaces: dict[str, Surface], folder: Path, name: str, progre
     Raises:
         CannotWrite: Something else of one of the names is there already, or the system refused.
     """
+    from engine.export import file_name
+    from engine.files import shown
+
     progress.check()
     paths = [folder / f"{file_name(name)}_{ending}.stl" for ending in surfaces]
     for path in paths:
@@ -434,8 +440,7 @@ class SurfaceView(QWidget):
 
     def scene(self) -> Scene:
         """What is drawn now."""
-        overlay, c = self._model.overlay, self._theme.colours
-        dark = QColor(c.background).lightness() < 128
+        overlay, dark = self._model.overlay, self._dark
         seen, parts = self._seen(), []
         if "tumour_core" in seen:
             parts.append(Part(self._tumour["tumour_core"], overlay.core))
@@ -449,8 +454,7 @@ class SurfaceView(QWidget):
         low, high = self._model.content_mm
         # A head is rounder than its box.
         centre, radius = (low + high) / 2, float((high - low).max()) / 2
-        background = "#000000" if dark else c.background
-        return Scene(tuple(parts), tuple(self._sheets(dark)), background, centre, max(radius, 1.0) * 1.1)
+        return Scene(tuple(parts), tuple(self._sheets(dark)), self._background, centre, max(radius, 1.0) * 1.1)
 
     def _sheets(self, dark: bool) -> list[Sheet]:
         layer, key = self._model.layer, self._model.shown
@@ -479,8 +483,7 @@ class SurfaceView(QWidget):
             picture = None
             if self._slices_shown:
                 drawn = cut.extract(layer.volume.data, cut.index_of(self._model.crosshair))
-                picture = coloured(greys(drawn, self._model.window_of(key)), GREYS)
-                picture = picture.convertToFormat(QImage.Format.Format_RGBA8888)
+                picture = _without_air(greys(drawn, self._model.window_of(key)))
             edge = "#FFFFFF" if dark else "#1B2430"
             sheets.append(Sheet(grid.to_world(np.array(around)), edge, 0.34, picture, np.array(places)))
         return sheets
@@ -494,38 +497,52 @@ class SurfaceView(QWidget):
                 self._renderer = Renderer()
             return self._renderer.draw(self.scene(), self._camera, size, smooth)
         except NoOpenGL as refusal:
-            self._refused = refusal
+            # Without its traceback, which would keep everything alive that was being drawn.
+            self._refused = refusal.with_traceback(None)
             self.release()
             # Not while painting: the sentence is a label of its own.
             QTimer.singleShot(0, self, self._redraw)
             return None
 
     def paintEvent(self, event: QPaintEvent) -> None:
+        # The surfaces first: a painter that is open when something fails takes the window down with it.
+        drawn = self._next_picture() if self._model.layers and self.surfaces else None
         painter = QPainter(self)
-        dark = QColor(self._theme.colours.background).lightness() < 128
-        painter.fillRect(self.rect(), QColor("black") if dark else QColor(self._theme.colours.background))
-        if self._model.layers and self.surfaces:
-            ratio = self.devicePixelRatioF()
-            plain = self._moving and self._last_s > SMOOTH_WITHIN_S
-            size = QSize(max(1, round(self.width() * ratio)), max(1, round(self.height() * ratio)))
-            if plain and self._last_s > 3 * SMOOTH_WITHIN_S:
-                size /= 2
-            started = time.perf_counter()
-            drawn = self._drawn(size, smooth=not plain)
-            if not plain:
-                self._last_s = time.perf_counter() - started
-            if drawn is not None:
-                painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
-                painter.drawImage(QRectF(self.rect()), drawn, QRectF(drawn.rect()))
-                self._annotate(painter, QRectF(self.rect()))
+        painter.fillRect(self.rect(), QColor(self._background))
+        if drawn is not None:
+            painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
+            painter.drawImage(QRectF(self.rect()), drawn, QRectF(drawn.rect()))
+            self._annotate(painter, QRectF(self.rect()))
         if self._by_key and self.hasFocus():
             painter.setPen(QPen(self.palette().highlight().color(), 1))
             painter.setBrush(Qt.BrushStyle.NoBrush)
             painter.drawRect(self.rect().adjusted(0, 0, -1, -1))
+        painter.end()
+
+    def _next_picture(self) -> QImage | None:
+        """The surfaces at the view's size; plainer while the head is turned where the machine is slow."""
+        ratio = self.devicePixelRatioF()
+        plain = self._moving and self._last_s > SMOOTH_WITHIN_S
+        size = QSize(max(1, round(self.width() * ratio)), max(1, round(self.height() * ratio)))
+        if plain and self._last_s > 3 * SMOOTH_WITHIN_S:
+            size /= 2
+        started = time.perf_counter()
+        drawn = self._drawn(size, smooth=not plain)
+        if not plain:
+            self._last_s = time.perf_counter() - started
+        return drawn
+
+    @property
+    def _dark(self) -> bool:
+        return QColor(self._theme.colours.background).lightness() < 128
+
+    @property
+    def _background(self) -> str:
+        # Black as the planes in the dark; in the light a head of glass is better seen against light.
+        return "#000000" if self._dark else self._theme.colours.background
 
     def _annotate(self, painter: QPainter, area: QRectF) -> None:
-        c = self._theme.colours
-        ink = QColor("white") if QColor(c.background).lightness() < 128 else QColor(c.text)
+        ink = QColor("white" if self._dark else self._theme.colours.text)
         scene = self.scene()
         self._draw_letters(painter, area, scene, ink)
         soft = QColor(ink)
@@ -575,6 +592,8 @@ class SurfaceView(QWidget):
         Args:
             size: In pixels.
         """
+        from engine.export import version
+
         drawn = self._drawn(size, smooth=True)
         if drawn is None:
             return None
@@ -583,8 +602,7 @@ class SurfaceView(QWidget):
         painter.setRenderHints(QPainter.RenderHint.Antialiasing | QPainter.RenderHint.TextAntialiasing)
         painter.scale(scale, scale)
         area = QRectF(0, 0, size.width() / scale, size.height() / scale)
-        c = self._theme.colours
-        ink = QColor("white") if QColor(c.background).lightness() < 128 else QColor(c.text)
+        ink = QColor("white" if self._dark else self._theme.colours.text)
         self._draw_letters(painter, area, self.scene(), ink)
         ink.setAlphaF(0.75)
         painter.setFont(body_font(13))
@@ -605,6 +623,8 @@ class SurfaceView(QWidget):
 
     def save_picture(self) -> None:
         """Ask where to, and save the view as PNG, at least 1600 pixels wide."""
+        from engine.export import file_name
+
         proposed = Path.home() / f"{file_name(self.patient)}_3d.png"
         name, _ = QFileDialog.getSaveFileName(self, "Save the picture", str(proposed), "Picture (*.png)")
         if not name:
@@ -804,13 +824,25 @@ class SurfaceView(QWidget):
         return QSize(480, 400)
 
 
+def _without_air(grey: NDArray[np.uint8]) -> QImage:
+    """A slice ``(rows, columns)``, clear where it is as dark as air."""
+    rows, columns = grey.shape
+    solid = grey > AIR
+    pixels = np.zeros((rows, columns, 4), np.uint8)
+    pixels[..., :3] = np.where(solid, grey, 0)[..., None]
+    pixels[..., 3] = np.where(solid, 255, 0)
+    # Qt does not keep the array alive; what is returned is a copy of its own.
+    return QImage(pixels.data, columns, rows, 4 * columns, QImage.Format.Format_RGBA8888).copy()
+
+
 def _write_picture(picture: QImage, path: Path, progress: Progress) -> None:
     """A job: a PNG file, whole or not at all."""
-    from engine.files import whole_file
+    from engine.files import shown, whole_file
 
     progress.check()
     with whole_file(path) as partial:
-        if not picture.save(str(partial), b"PNG"):
+        # The partial file's name says nothing of what it is.
+        if not QImageWriter(str(partial), QByteArray(b"PNG")).write(picture):
             raise CannotWrite(f"{shown(path)} cannot be written", "", "Choose another folder.")
 
 

@@ -6,7 +6,9 @@ import gc
 import logging
 import os
 import re
+import shutil
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -27,6 +29,7 @@ ALLOWED_SKIPS = {
     "no shared folder": "real scans are not part of the repository",
     "needs an NVIDIA GPU": "most machines have none",
     "other system": "a behaviour of Windows, macOS or Linux alone",
+    "no OpenGL": "most servers have none, and no Xvfb to lend them one",
     "runs as root": "root may read and write everything, so permissions cannot be tested",
 }
 
@@ -38,6 +41,43 @@ def shared() -> Path:
     if not (folder / "cohort").is_dir():
         pytest.skip("no shared folder: GLIASCOPE_SHARED is not set and ../shared does not exist")
     return folder
+
+
+@pytest.fixture(scope="session")
+def screen(qapp: object) -> bool:
+    """Whether there is OpenGL to draw with: the machine's own, or Mesa's through a screen in memory.
+
+    Qt looks for it once in a process, so whatever may show the 3-D view asks for this first.
+    """
+    lent = sys.platform.startswith("linux") and not os.environ.get("DISPLAY") and shutil.which("Xvfb") is not None
+    if lent:
+        reader, writer = os.pipe()
+        # It ends by itself when this process, its only client, does; ended earlier it would take Qt with it.
+        words = ["-displayfd", str(writer), "-screen", "0", "1280x1024x24", "-nolisten", "tcp", "-terminate"]
+        command = ["sh", "-c", 'exec "$@" 2>/dev/null &', "sh", "Xvfb", *words]
+        subprocess.run(command, pass_fds=[writer], stdout=subprocess.DEVNULL, check=True)
+        os.close(writer)
+        with os.fdopen(reader) as told:
+            os.environ["DISPLAY"] = f":{told.readline().strip()}"
+    from PySide6.QtGui import QOffscreenSurface, QOpenGLContext
+
+    surface, context = QOffscreenSurface(), QOpenGLContext()
+    surface.create()
+    there = context.create() and context.makeCurrent(surface)
+    if there:
+        context.doneCurrent()
+    surface.destroy()
+    if lent:
+        # Qt is connected; programs that tests start have no business there.
+        del os.environ["DISPLAY"]
+    return there
+
+
+@pytest.fixture
+def opengl(screen: bool) -> None:
+    """Skips where there is no OpenGL."""
+    if not screen:
+        pytest.skip("no OpenGL: this machine has none, and no Xvfb that brings Mesa's")
 
 
 # --- a home of one's own ----------------------------------------------------------------------------------------------

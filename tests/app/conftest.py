@@ -51,7 +51,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def window(qapp: QApplication, qtbot, models: Path, settings: Settings) -> Iterator[MainWindow]:
+def window(qapp: QApplication, screen: bool, qtbot, models: Path, settings: Settings) -> Iterator[MainWindow]:
     """A real window on the screen, empty."""
     made = make_window(settings)
     made.resize(1280, 800)
