@@ -20,7 +20,6 @@ from typing import Any
 
 from engine.errors import Cancelled, UserError
 from engine.files import whole_file
-from engine.model_card import REGIONS
 from engine.progress import Progress
 from engine.volume import Sequence, joined
 from trainer.config import TrainConfig
@@ -349,15 +348,7 @@ def report(study: Study, places: Places, folder: Path, command: str) -> Path:
     if not paths:
         raise UserError("The study has no results yet", "no run is scored", "Let some finish first.")
     rows = comparison.read_rows(paths)
-    scored = {(row.recipe, row.sequences, row.cohort) for row in rows}
-    compared = [
-        comparison.compare(rows, recipe, reference, sequences, region, cohort)
-        for recipe, reference in study.comparisons
-        for cohort in (comparison.REAL, "shifted", "simulated")
-        for sequences in dict.fromkeys(row.sequences for row in rows)
-        for region in REGIONS
-        if {(recipe, sequences, cohort), (reference, sequences, cohort)} <= scored
-    ]
+    compared = comparison.compare_all(rows, study.comparisons)
     unfinished = len(names) - len(paths)
     notes = list(study.notes)
     if unfinished:
