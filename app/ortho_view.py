@@ -117,6 +117,8 @@ class OrthoView(QWidget):
             view.set_scale(scale)
 
     def _fade_in(self) -> None:
+        if self._model.mask is not None and not self._model.mask_is_new:
+            return
         self._animation.stop()
         if self._model.mask is not None and self.isVisible():
             self._animation.start()

@@ -493,10 +493,16 @@ class Session(QObject):
 
     # Segmenting
 
-    def segment(self) -> None:
-        """Outline the tumour with the model chosen."""
+    def segment(self, replace_corrections: bool = False) -> None:
+        """Outline the tumour with the model chosen; corrections made by hand are given up only when told to."""
         desk = self._desk
         if desk.opened is None or desk.opened.subject is None or desk.choice is None:
+            return
+        made = desk.result.segmentation.edited_by_hand if desk.result is not None else 0
+        if made and not replace_corrections:
+            corrections = "correction" if made == 1 else f"{made} corrections"
+            again = ("Segment again", lambda: self.segment(replace_corrections=True))
+            self._tell(Problem(f"Segmenting again replaces your {corrections}.", (again, ("Keep", self.dismiss))))
             return
         self._tell(None)
         self._begin(Stage.SEGMENTING)
@@ -524,6 +530,16 @@ class Session(QObject):
         self.model.set_mask(mask)
         self._go_to_tumour(mask)
         self._begin(Stage.DONE)
+        self.result_changed.emit()
+        self.saved_changed.emit()
+
+    def put_result(self, result: Result) -> None:
+        """Take a result that was corrected by hand, or that a case kept, for the one on the desk."""
+        before, self._desk.result = self._desk.result, result
+        if before is None or before.segmentation is not result.segmentation:
+            self._desk.saved = None
+        if self._stage is Stage.READY:
+            self._begin(Stage.DONE)
         self.result_changed.emit()
         self.saved_changed.emit()
 
@@ -561,16 +577,21 @@ class Session(QObject):
             return
         self._tell(None)
         result = desk.result
+        segmentation = result.segmentation
+        if segmentation.edited_by_hand:
+            # The label map may be corrected further while it is written.
+            labels = replace(segmentation.label_map, data=segmentation.label_map.data.copy())
+            segmentation = replace(segmentation, label_map=labels)
 
         def saved(value: Saved) -> None:
-            if desk.result is not result:
-                return  # the patient was segmented again meanwhile, and that result lies nowhere yet
+            if desk.result is None or desk.result.segmentation is not result.segmentation:
+                return  # it was segmented again or corrected meanwhile, and that result lies nowhere yet
             desk.saved = value
             self.saved_changed.emit()
 
         self._jobs.run(
             tasks.save,
-            desk.result.segmentation,
+            segmentation,
             desk.opened.subject,
             folder,
             desk.result.choice.reason,
@@ -581,6 +602,10 @@ class Session(QObject):
         )
 
     # Telling
+
+    def tell(self, problem: Problem) -> None:
+        """Tell or ask something."""
+        self._tell(problem)
 
     def dismiss(self) -> None:
         """The message was read."""

@@ -26,7 +26,7 @@ from app.slice_layers import SOFT_WHITE, Frame, MarksLayer, SliceLayers
 from app.slice_slider import SliceSlider
 from app.theme import LABEL_PX, body_font
 from app.viewer_model import Layer, LayerKey, Plane, Point, Side, ViewerModel, Window
-from engine.volume import TUMOUR_CORE
+from engine.volume import TUMOUR_CORE, Box
 
 Voxel = tuple[int, int, int]
 
@@ -145,6 +145,7 @@ class SliceView(QAbstractScrollArea):
             signal.connect(self.viewport().update)
         for signal in (model.labels_changed, model.other_changed):
             signal.connect(self._forget_masks)
+        model.labels_edited.connect(self._see_edit)
         self._update()
 
     # The tool in hand
@@ -188,6 +189,11 @@ class SliceView(QAbstractScrollArea):
     def plane(self) -> Plane:
         """Which plane is cut."""
         return self._plane
+
+    @property
+    def side(self) -> Side:
+        """Which side of a comparison is shown."""
+        return self._side
 
     def show_plane(self, plane: Plane, side: Side = Side.MAIN, title: str = "", swiping: bool = False) -> None:
         """Cut another plane, or show the other side of a comparison, or both with a line to draw across."""
@@ -277,6 +283,17 @@ class SliceView(QAbstractScrollArea):
         for layers in self._layers.values():
             layers.masks.forget()
         self._update()
+
+    def _see_edit(self, box: Box) -> None:
+        """The label map changed in place: only views whose slice lies in the box look again."""
+        cut, index, labels = self.cut, self.index, self.model.labels
+        if cut is None or index is None or labels is None:
+            return
+        if labels.grid.same_as(cut.grid) and not box[cut.normal].start <= index < box[cut.normal].stop:
+            return
+        for layers in self._layers.values():
+            layers.masks.forget()
+        self.viewport().update()
 
     def _update(self) -> None:
         cut, index = self.cut, self.index

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from app.viewer_model import Layer, LayerKey, Mask
 from engine.errors import ChooseVolume, GridMismatch
 from engine.progress import Progress
-from engine.volume import Sequence, Subject, Volume
+from engine.volume import LabelMap, Sequence, Subject, Volume
 
 if TYPE_CHECKING:
     from engine.export import Saved
@@ -131,6 +131,12 @@ def segment(
 
     segmentation = inference.segment(subject, choice.card, progress.part(0.0, 0.97), use=choice.used)
     return segmentation, Mask.of(segmentation.label_map, layers)
+
+
+def look_through(labels: LabelMap, layers: dict[LayerKey, Layer], progress: Progress) -> Mask:
+    """Look through a label map that was corrected."""
+    progress.check()
+    return Mask.of(labels, layers)
 
 
 def save(

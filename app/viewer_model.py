@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PySide6.QtCore import QObject, Signal
 
 from app.theme import CORE, WHOLE_TUMOUR
-from engine.volume import TUMOUR_CORE, FloatArray, LabelMap, Sequence, Volume
+from engine.volume import TUMOUR_CORE, Box, FloatArray, LabelMap, Sequence, Volume
 
 LayerKey = Sequence | Path
 Point = NDArray[np.float64]
@@ -337,6 +337,7 @@ class ViewerModel(QObject):
         view_changed: Zoom or pan changed.
         overlay_changed: The masks' look changed.
         labels_changed: There is another mask, or none.
+        labels_edited: Voxels of the mask's label map changed in place, in this box of its grid.
         other_changed: There is something else to compare with, or nothing.
         convention_changed: Slices lie otherwise on the screen: left and right, the nose, or interpolation.
         layout_changed: Other views, another plane of the one that is big, or another way to compare.
@@ -350,6 +351,7 @@ class ViewerModel(QObject):
     view_changed = Signal()
     overlay_changed = Signal()
     labels_changed = Signal()
+    labels_edited = Signal(object)
     other_changed = Signal()
     convention_changed = Signal()
     layout_changed = Signal()
@@ -364,6 +366,7 @@ class ViewerModel(QObject):
         self._centre: Point = np.zeros(3)
         self._zoom = 1.0
         self._mask: Mask | None = None
+        self._mask_is_new = True
         self._overlay = Overlay()
         self._radiological = True
         self._nose_left = True
@@ -556,7 +559,7 @@ class ViewerModel(QObject):
 
     def set_mask(self, mask: Mask | None) -> None:
         """Show a mask, or none."""
-        self._mask = mask
+        self._mask, self._mask_is_new = mask, True
         self.labels_changed.emit()
 
     def mask_of(self, side: Side) -> Mask | None:
@@ -574,6 +577,20 @@ class ViewerModel(QObject):
         """Compare with this, or with nothing."""
         self._other = other
         self.other_changed.emit()
+
+    def correct_mask(self, mask: Mask) -> None:
+        """Show what is known now of a mask that was corrected."""
+        self._mask, self._mask_is_new = mask, False
+        self.labels_changed.emit()
+
+    def edit_labels(self, box: Box) -> None:
+        """Say that voxels of the mask's label map changed in place, in a box of its grid."""
+        self.labels_edited.emit(box)
+
+    @property
+    def mask_is_new(self) -> bool:
+        """Whether the mask is another one, rather than the one before with corrections."""
+        return self._mask_is_new
 
     @property
     def overlay(self) -> Overlay:

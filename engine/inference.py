@@ -46,6 +46,7 @@ class Segmentation:
         precision: ``"bf16"`` or ``"fp32"``.
         seconds: From the call to the masks.
         notes: Sentences the user should read: steps down the memory ladder, a skull that is still there, nothing found.
+        edited_by_hand: How many corrections by hand the label map holds.
     """
 
     label_map: LabelMap
@@ -58,6 +59,7 @@ class Segmentation:
     seconds: float
     intervals_ml: dict[str, tuple[float, float] | None] = field(default_factory=lambda: dict.fromkeys(REGIONS))
     notes: tuple[str, ...] = ()
+    edited_by_hand: int = 0
 
 
 def segment(
