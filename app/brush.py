@@ -10,7 +10,7 @@ from PySide6.QtGui import QColor, QCursor, QPainter, QPen
 
 from app.correcting import Corrections, Tool
 from app.slice_view import SliceView, Voxel
-from app.viewer_model import Point, ViewerModel
+from app.viewer_model import Point, Side, ViewerModel
 
 HALO = QColor(0, 0, 0, 170)
 
@@ -39,6 +39,8 @@ class BrushTool:
         """Put the brush down, or take the island."""
         if buttons != Qt.MouseButton.LeftButton or modifiers & Qt.KeyboardModifier.ShiftModifier:
             return False
+        if view.side is not Side.MAIN:
+            return False  # what is compared with is not corrected
         self._follow(world, modifiers)
         if self._corrections.hand.tool is Tool.ISLAND:
             self._corrections.remove_island(world, view.plane)

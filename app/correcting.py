@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -288,6 +289,20 @@ class Corrections(QObject):
         region = None if everything else self._region()
         self._do(lambda editor: editor.copy_from(other, source, region), f"{source} is the same there.")
 
+    def copy_from_file(self, path: Path, everything: bool) -> None:
+        """Take the region in hand, or everything, from a mask in a file."""
+
+        def read(labels: LabelMap) -> None:
+            self.copy_from(labels, path.name, everything)
+
+        self._jobs.run(
+            tasks.read_mask,
+            path,
+            on_finished=read,
+            on_failed=lambda error: self._session.fail(error, "Copying stopped"),
+            topic="copy",
+        )
+
     # Taking back
 
     def undo(self, count: int = 1) -> None:
@@ -385,6 +400,7 @@ class Corrections(QObject):
 
         def looked(mask: Mask) -> None:
             if self._editor is editor and self._result is not None:
+                mask = replace(mask, probabilities=self._result.mask.probabilities)
                 self._result = replace(self._result, mask=mask)
                 self._model.correct_mask(mask)
                 self._session.put_result(self._result)

@@ -37,8 +37,11 @@ from PySide6.QtWidgets import (
 )
 
 from app import DEMO
+from app.brush import BrushTool
 from app.cards import Banner, Card, DropTargets, about_card, first_run_card, shortcut_card
 from app.controls import ElidedLabel, IconButton, Segments, action, label
+from app.correct_panel import CorrectPanel
+from app.correcting import RADIUS_STEP, Corrections, Tool
 from app.jobs import Jobs
 from app.layers_panel import LayersPanel
 from app.ortho_view import OrthoView
@@ -72,6 +75,7 @@ class MainWindow(QMainWindow):
         super().__init__()
         self.settings, self.theme, self.model, self.session, self.jobs = settings, theme, model, session, jobs
         self._card: Card | None = None
+        self._was_correcting = False
         self.setWindowTitle("Gliascope")
         self.setAcceptDrops(True)
         self.resize(1440, 900)
@@ -82,6 +86,9 @@ class MainWindow(QMainWindow):
         self.layers = LayersPanel(theme, model, session)
         self.segment = SegmentPanel(theme, session)
         self.result = ResultPanel(theme, model, session)
+        self.corrections = Corrections(model, session, jobs, self)
+        self.correct = CorrectPanel(theme, model, session, self.corrections, lambda: self.ortho.active.plane)
+        self._brush = BrushTool(self.corrections, model)
         self.banner = Banner(theme, session)
         self.readout = Readout(model, session)
 
@@ -96,7 +103,7 @@ class MainWindow(QMainWindow):
         stack = QVBoxLayout(inside)
         stack.setContentsMargins(0, 0, 0, 0)
         stack.setSpacing(0)
-        for section in (self.layers, self.segment, self.result):
+        for section in (self.layers, self.segment, self.result, self.correct):
             stack.addWidget(section)
         stack.addStretch()
         self.panel.setWidget(inside)
@@ -145,12 +152,17 @@ class MainWindow(QMainWindow):
         session.stage_changed.connect(self._update)
         session.result_changed.connect(self._update)
         session.problem_changed.connect(self._update_message)
+        self.correct.browse.connect(self.copy_from_file)
+        self.corrections.hand_changed.connect(self._update_tool)
+        self.corrections.changed.connect(self._update_corrections)
+        self.corrections.volumes_changed.connect(self.result.show_volumes)
         model.convention_changed.connect(self._update_convention)
         theme.changed.connect(self._update)
         self._bind_keys()
         self._update()
         self._update_message()
         self._update_convention()
+        self._update_corrections()
         application = QApplication.instance()
         assert isinstance(application, QApplication)
         application.focusChanged.connect(self._focus_moved)
@@ -234,6 +246,16 @@ class MainWindow(QMainWindow):
             # Menus give their shortcuts to the window only through the window's own list.
             self.addAction(entry)
         menu.addSeparator()
+        for name, keys, act in (
+            ("Undo", "Ctrl+Z", lambda: self.corrections.undo()),
+            ("Redo", "Ctrl+Shift+Z", lambda: self.corrections.redo()),
+        ):
+            entry = action(name, self, keys)
+            entry.triggered.connect(lambda _=False, act=act: act())
+            menu.addAction(entry)
+            self.menu_actions[name] = entry
+            self.addAction(entry)
+        menu.addSeparator()
         looks = menu.addMenu("Appearance")
         group = QActionGroup(self)
         for value, title in (("system", "Like the system"), ("dark", "Dark"), ("light", "Light")):
@@ -281,6 +303,17 @@ class MainWindow(QMainWindow):
             ("=", lambda: model.set_view(model.zoom * 1.2, model.centre)),
             ("-", lambda: model.set_view(model.zoom / 1.2, model.centre)),
             ("0", model.fit),
+            ("B", lambda: self._take(Tool.PAINT)),
+            ("E", lambda: self._take(Tool.ERASE)),
+            ("I", lambda: self._take(Tool.ISLAND)),
+            ("C", lambda: self.corrections.take(core=not self.corrections.hand.core)),
+            ("D", lambda: self.corrections.take(ball=not self.corrections.hand.ball)),
+            (",", lambda: self.corrections.take(radius_mm=self.corrections.hand.radius_mm / RADIUS_STEP)),
+            (".", lambda: self.corrections.take(radius_mm=self.corrections.hand.radius_mm * RADIUS_STEP)),
+            ("F", lambda: self.corrections.use_at(model.crosshair, self.ortho.active.plane)),
+            ("H", lambda: self.corrections.fill_holes(self.ortho.active.plane)),
+            ("J", lambda: self.corrections.interpolate(self.ortho.active.plane)),
+            ("Ctrl+Y", lambda: self.corrections.redo()),
             ("F9", self.toggle_panel),
             ("?", self.show_shortcuts),
             ("F1", self.show_shortcuts),
@@ -322,11 +355,19 @@ class MainWindow(QMainWindow):
             return
         super().keyPressEvent(event)
 
+    def _take(self, tool: Tool) -> None:
+        """A tool, or none where it was in hand already."""
+        self.corrections.take(tool=Tool.LOOK if self.corrections.hand.tool is tool else tool)
+
     def _escape(self) -> None:
-        if self.session.stage in (Stage.SEGMENTING, Stage.LOADING):
+        if self.corrections.drawing:
+            self.corrections.cancel_stroke()
+        elif self.session.stage in (Stage.SEGMENTING, Stage.LOADING):
             self.session.cancel()
         elif self.session.problem is not None:
             self.session.dismiss()
+        elif self.corrections.hand.tool is not Tool.LOOK:
+            self.corrections.take(tool=Tool.LOOK)
         elif self.ortho.big is not None:
             self._enlarge(None)
 
@@ -361,6 +402,13 @@ class MainWindow(QMainWindow):
         name = QFileDialog.getExistingDirectory(self, "Save the mask in a folder", start)
         if name:
             self.session.save(Path(name))
+
+    def copy_from_file(self, everything: bool) -> None:
+        """Choose a mask of the same scan, and take a region or everything from it."""
+        name, _ = QFileDialog.getOpenFileName(self, "Copy from a mask", self._last_folder(), SCANS)
+        if name:
+            self.settings.last_folder = str(Path(name).parent)
+            self.corrections.copy_from_file(Path(name), everything)
 
     def _opened(self, paths: list[Path], use: Callable[[list[Path]], None]) -> None:
         if paths:
@@ -518,7 +566,9 @@ class MainWindow(QMainWindow):
         if result is not None:
             made = result.segmentation
             card = made.card
-            return f"{result.seconds:.1f} s on {made.device} ({made.precision})  \u00b7  {card.title} {card.version}"
+            parts = (f"{result.seconds:.1f} s on {made.device} ({made.precision})", f"{card.title} {card.version}",
+                     made.edited_words.rstrip("."))  # fmt: skip
+            return "  \u00b7  ".join(filter(None, parts))
         layer = self.model.layer
         if layer is None:
             return "Ready"
@@ -526,6 +576,21 @@ class MainWindow(QMainWindow):
         shape = " x ".join(map(str, grid.shape))
         spacing = " x ".join(f"{s:.3g}" for s in grid.spacing)
         return f"{shape} voxels of {spacing} mm  \u00b7  {grid.orientation}"
+
+    def _update_tool(self) -> None:
+        looking = self.corrections.hand.tool is Tool.LOOK
+        self.ortho.set_tool(None if looking else self._brush)
+        if not looking and not self._was_correcting:
+            # The first tool brings the panel's lower part with it, which may lie below the window's edge.
+            QTimer.singleShot(0, self.correct, lambda: self.panel.ensureWidgetVisible(self.correct, 0, 0))
+        self._was_correcting = not looking
+
+    def _update_corrections(self) -> None:
+        for name, edits in (("Undo", self.corrections.applied[-1:]), ("Redo", self.corrections.undone[:1])):
+            entry = self.menu_actions[name]
+            entry.setEnabled(bool(edits))
+            entry.setText(f"{name} {edits[0].name}" if edits else name)
+            entry.setToolTip("" if edits else f"There is no correction to {name.lower()}.")
 
     def _update_message(self) -> None:
         self._message.setVisible(self.session.problem is not None)

@@ -233,20 +233,25 @@ class ResultPanel(Section):
         self.setVisible(result is not None)
         if result is None:
             return
-        volumes, intervals = result.segmentation.volumes_ml, result.segmentation.intervals_ml
-        for region, key in (("whole_tumour", "whole_tumour"), ("core", "tumour_core")):
-            interval = intervals[key]
-            self._values[region].setText(ml_in_words(volumes[key]))
-            self.intervals[region].setText("" if interval is None else f"({interval_in_words(interval)})")
-            self.intervals[region].setVisible(interval is not None)
+        self.show_volumes(result.segmentation.volumes_ml, result.segmentation.intervals_ml)
         self.go_button.setEnabled(result.mask.largest is not None)
         self.save_button.setEnabled(self._session.stage is Stage.DONE)
         self.saved.setText(f"{saved.mask.name}\n{saved.verified}" if saved is not None else "")
         self.saved.setToolTip(str(saved.mask) if saved is not None else "")
         for part in (self._tick, self.saved):
             part.setVisible(saved is not None)
-        self.notes.setText(" ".join(result.segmentation.notes))
-        self.notes.setVisible(bool(result.segmentation.notes))
+        self.notes.setText(" ".join(filter(None, (result.segmentation.edited_words, *result.segmentation.notes))))
+        self.notes.setVisible(bool(self.notes.text()))
+
+    def show_volumes(
+        self, volumes_ml: dict[str, float], intervals_ml: dict[str, tuple[float, float] | None] | None = None
+    ) -> None:
+        """Show volumes in ml; while the mask is corrected they follow the brush, and no interval was measured."""
+        for region, key in (("whole_tumour", "whole_tumour"), ("core", "tumour_core")):
+            interval = intervals_ml[key] if intervals_ml is not None else None
+            self._values[region].setText(ml_in_words(volumes_ml[key]))
+            self.intervals[region].setText("" if interval is None else f"({interval_in_words(interval)})")
+            self.intervals[region].setVisible(interval is not None)
 
     def _update_look(self) -> None:
         overlay = self._model.overlay

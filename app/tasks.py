@@ -133,6 +133,14 @@ def segment(
     return segmentation, Mask.of(segmentation.label_map, layers)
 
 
+def read_mask(path: Path, progress: Progress) -> LabelMap:
+    """Read a mask, in whatever labels it was drawn, if they can be told."""
+    from engine import nifti
+
+    progress.check()
+    return nifti.read_label_map(path)
+
+
 def look_through(labels: LabelMap, layers: dict[LayerKey, Layer], progress: Progress) -> Mask:
     """Look through a label map that was corrected."""
     progress.check()

@@ -223,6 +223,15 @@ QPushButton#primary {{
 QPushButton#primary:hover {{ background: {accent_hover}; border-color: {accent_hover}; }}
 QPushButton#primary:focus {{ border: 2px solid {c.text}; }}
 QPushButton#primary:disabled {{ background: {c.raised}; color: {c.secondary}; border: 1px solid {c.hairline}; }}
+QPushButton#compact {{ padding: 0 6px; min-height: 28px; max-height: 28px; }}
+QCheckBox {{ spacing: 7px; border: 1px solid transparent; border-radius: 4px; padding: 3px 4px 3px 0; }}
+QCheckBox:focus {{ border: 1px solid {c.accent}; }}
+QCheckBox:disabled {{ color: {faint}; }}
+QCheckBox::indicator {{
+    width: 13px; height: 13px; border: 1px solid {c.secondary}; border-radius: 3px; background: {c.panel};
+}}
+QCheckBox::indicator:checked {{ background: {c.accent}; border-color: {c.accent}; }}
+QCheckBox::indicator:disabled {{ border-color: {c.hairline}; }}
 QPushButton#large {{ min-height: 34px; max-height: 34px; }}
 QPushButton#link {{
     background: transparent; border: 1px solid transparent; color: {c.accent}; padding: 0; text-align: left;
@@ -286,11 +295,12 @@ QSlider:disabled {{ color: {faint}; }}
 QSlider::sub-page:horizontal:disabled {{ background: {c.hairline}; }}
 QSlider::handle:horizontal:disabled {{ background: {faint}; }}
 
-QSpinBox {{
+QSpinBox, QDoubleSpinBox {{
     background: {c.panel}; border: 1px solid {c.hairline}; border-radius: {RADIUS}px; padding: 0 6px; min-height: 28px;
     selection-background-color: {c.accent}; selection-color: {c.on_accent};
 }}
-QSpinBox:focus {{ border: 1px solid {c.accent}; }}
+QSpinBox:disabled, QDoubleSpinBox:disabled {{ color: {faint}; }}
+QSpinBox:focus, QDoubleSpinBox:focus {{ border: 1px solid {c.accent}; }}
 QMenu {{ background: {c.raised}; border: 1px solid {c.hairline}; padding: 5px; }}
 QMenu::item {{ padding: 6px 26px 6px 12px; border-radius: 4px; }}
 QMenu::item:selected {{ background: {blend(c.accent, c.raised, 0.25)}; }}

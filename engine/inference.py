@@ -61,6 +61,13 @@ class Segmentation:
     notes: tuple[str, ...] = ()
     edited_by_hand: int = 0
 
+    @property
+    def edited_words(self) -> str:
+        """What every output of a corrected mask says; empty where nobody corrected it."""
+        if not self.edited_by_hand:
+            return ""
+        return f"Corrected by hand ({self.edited_by_hand} correction{'s' * (self.edited_by_hand > 1)})."
+
 
 def segment(
     subject: Subject,
