@@ -215,7 +215,6 @@ class Banner(QFrame):
         self.volume.setMinimumWidth(96)
         self.volume.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.volume.lineEdit().setAcceptDrops(False)
-        self.volume.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
         self.earlier = IconButton(theme, "caret-left", "The volume before")
         self.later = IconButton(theme, "caret-right", "The next volume")
         self.earlier.clicked.connect(self.volume.stepDown)

@@ -157,7 +157,6 @@ class CorrectPanel(Section):
         for spin, words, between in ((self.low, "Least intensity", "to"), (self.high, "Greatest intensity", "")):
             spin.setAccessibleName(words)
             spin.setToolTip(f"{words} that the brush changes")
-            spin.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)
             spin.setAlignment(Qt.AlignmentFlag.AlignRight)
             spin.setFixedWidth(74)
             spin.setKeyboardTracking(False)
@@ -178,7 +177,6 @@ class CorrectPanel(Section):
         self.growth.setDecimals(1)
         self.growth.setSingleStep(0.5)
         self.growth.setSuffix(" mm")
-        self.growth.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)
         self.growth.setAlignment(Qt.AlignmentFlag.AlignRight)
         self.growth.setAccessibleName("By how much to grow or shrink")
         self.growth.setToolTip("By how much to grow or shrink")

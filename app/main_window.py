@@ -581,8 +581,10 @@ class MainWindow(QMainWindow):
         looking = self.corrections.hand.tool is Tool.LOOK
         self.ortho.set_tool(None if looking else self._brush)
         if not looking and not self._was_correcting:
-            # The first tool brings the panel's lower part with it, which may lie below the window's edge.
-            QTimer.singleShot(0, self.correct, lambda: self.panel.ensureWidgetVisible(self.correct, 0, 0))
+            # The first tool brings more of the section with it, which may lie below the window's edge.
+            self.panel.verticalScrollBar().rangeChanged.connect(
+                lambda: self.panel.ensureWidgetVisible(self.correct, 0, 0), Qt.ConnectionType.SingleShotConnection
+            )
         self._was_correcting = not looking
 
     def _update_corrections(self) -> None:

@@ -300,6 +300,9 @@ QSpinBox, QDoubleSpinBox {{
     selection-background-color: {c.accent}; selection-color: {c.on_accent};
 }}
 QSpinBox:disabled, QDoubleSpinBox:disabled {{ color: {faint}; }}
+QSpinBox::up-button, QSpinBox::down-button, QDoubleSpinBox::up-button, QDoubleSpinBox::down-button {{
+    width: 0; border: none;
+}}
 QSpinBox:focus, QDoubleSpinBox:focus {{ border: 1px solid {c.accent}; }}
 QMenu {{ background: {c.raised}; border: 1px solid {c.hairline}; padding: 5px; }}
 QMenu::item {{ padding: 6px 26px 6px 12px; border-radius: 4px; }}
