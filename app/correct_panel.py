@@ -111,8 +111,13 @@ class CorrectPanel(Section):
         column.addWidget(self._make_limit())
         column.addLayout(self._make_actions())
         self.body.addWidget(self.options)
+        self.note = label("", "small", wrap=True)
+        self.note.hide()
+        self.body.addWidget(self.note)
 
         corrections.hand_changed.connect(self._update)
+        corrections.hand_changed.connect(lambda: self._say(""))
+        corrections.said.connect(self._say)
         corrections.changed.connect(self._update)
         session.stage_changed.connect(self._update)
         model.crosshair_changed.connect(self._update_gap)
@@ -227,6 +232,10 @@ class CorrectPanel(Section):
         self._update_limit()
         self._update_actions()
         self._update_history()
+
+    def _say(self, words: str) -> None:
+        self.note.setText(words)
+        self.note.setVisible(bool(words))
 
     def _update_limit(self) -> None:
         corrections = self._corrections

@@ -19,7 +19,7 @@ from PySide6.QtCore import QObject, QTimer, Signal
 
 from app import tasks
 from app.jobs import Jobs
-from app.session import Problem, Result, Session, Stage
+from app.session import Result, Session, Stage
 from app.viewer_model import LayerKey, Mask, Plane, Point, ViewerModel
 from engine.errors import UserError
 from engine.volume import LabelMap, Sequence
@@ -78,11 +78,13 @@ class Corrections(QObject):
     Signals:
         hand_changed: Another tool, region, brush or limit.
         changed: A change was made, taken back or brought again; or there is another result, or none.
+        said: Why the last wish changed nothing, in words; empty when it did.
         volumes_changed: Volumes by region in ml, during a stroke.
     """
 
     hand_changed = Signal()
     changed = Signal()
+    said = Signal(str)
     volumes_changed = Signal(object)
 
     def __init__(self, model: ViewerModel, session: Session, jobs: Jobs, parent: QObject | None = None) -> None:
@@ -93,7 +95,6 @@ class Corrections(QObject):
         self._editor: Editor | None = None
         self._result: Result | None = None
         self._stroke: Stroke | None = None
-        self._note: Problem | None = None
         self._later = QTimer(self)
         self._later.setSingleShot(True)
         self._later.setInterval(LOOK_THROUGH_AFTER_MS)
@@ -277,7 +278,7 @@ class Corrections(QObject):
         """Replace the region between the two slices drawn by hand around the crosshair."""
         ends = self.gap(plane)
         if ends is None:
-            self._say("Draw on two slices of this plane first, with others between them, and go between the two.")
+            self.said.emit("Draw on two slices of this plane first, with others between them, and go between the two.")
             return
         self._do(
             lambda editor: editor.interpolate(self._region(), ends[0].axis, ends[0].index, ends[1].index),
@@ -365,13 +366,12 @@ class Corrections(QObject):
             self._session.fail(error, "Correcting stopped")
             return
         if edit is None:
-            self._say(unchanged)
+            self.said.emit(unchanged)
         self._made(edit)
 
     def _made(self, edit: Edit | None) -> None:
         if edit is not None:
-            if self._session.problem is self._note and self._note is not None:
-                self._session.dismiss()
+            self.said.emit("")
             self._model.edit_labels(edit.box)
             self._publish()
 
@@ -413,10 +413,6 @@ class Corrections(QObject):
             on_failed=lambda error: self._session.fail(error, "Looking through the mask stopped"),
             topic="look through",
         )
-
-    def _say(self, words: str) -> None:
-        self._note = Problem(words, note=True)
-        self._session.tell(self._note)
 
     def _region(self) -> Region:
         from engine.editing import Region

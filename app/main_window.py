@@ -583,7 +583,8 @@ class MainWindow(QMainWindow):
         if not looking and not self._was_correcting:
             # The first tool brings more of the section with it, which may lie below the window's edge.
             self.panel.verticalScrollBar().rangeChanged.connect(
-                lambda: self.panel.ensureWidgetVisible(self.correct, 0, 0), Qt.ConnectionType.SingleShotConnection
+                lambda: QTimer.singleShot(0, self.correct, lambda: self.panel.ensureWidgetVisible(self.correct, 0, 0)),
+                Qt.ConnectionType.SingleShotConnection,
             )
         self._was_correcting = not looking
 
