@@ -42,6 +42,17 @@ SHORTCUTS = (
         ("G", "Largest slice of the tumour"),
         ("R", "Radiological or neurological side"),
     )),
+    ("Correct", (
+        ("B  E  I", "Paint, erase, remove an island"),
+        ("C", "Whole tumour or core"),
+        ("D", "This slice or 3-D"),
+        (",  .", "Size of the brush"),
+        ("Ctrl", "Hold to erase while painting, and back"),
+        ("F", "Use the tool at the crosshair"),
+        ("H", "Fill holes"),
+        ("J", "Interpolate between slices drawn on"),
+        ("Ctrl Z, Ctrl Shift Z", "Undo, redo"),
+    )),
     ("Work", (
         ("Ctrl O", "Open files"),
         ("Ctrl Shift O", "Open a folder"),
@@ -174,7 +185,7 @@ def shortcut_card(theme: Theme, window: QWidget) -> Card:
     columns = QHBoxLayout()
     columns.setSpacing(40)
     left, right = QVBoxLayout(), QVBoxLayout()
-    for side, groups in ((left, SHORTCUTS[:1]), (right, SHORTCUTS[1:])):
+    for side, groups in ((left, SHORTCUTS[:2]), (right, SHORTCUTS[2:])):
         side.setSpacing(8)
         for name, lines in groups:
             side.addWidget(label(name.upper(), "caption"))

@@ -95,6 +95,7 @@ class Corrections(QObject):
         self._editor: Editor | None = None
         self._result: Result | None = None
         self._stroke: Stroke | None = None
+        self._intervals: dict[str, tuple[float, float] | None] = {}
         self._later = QTimer(self)
         self._later.setSingleShot(True)
         self._later.setInterval(LOOK_THROUGH_AFTER_MS)
@@ -328,6 +329,7 @@ class Corrections(QObject):
         """Go on from corrections that were kept: of the result on the desk, or of another that takes its place."""
         self._editor = editor
         self._result = result
+        self._intervals = result.segmentation.intervals_ml
         self._publish(replace(result.mask, labels=editor.labels))
 
     # Inside
@@ -338,6 +340,7 @@ class Corrections(QObject):
         if result is self._result and result is not None:
             return
         self._result, self._editor, self._stroke = result, None, None
+        self._intervals = result.segmentation.intervals_ml if result is not None else {}
         self._later.stop()
         self._jobs.drop("look through")
         if result is None and self._hand.tool is not Tool.LOOK:
@@ -384,6 +387,8 @@ class Corrections(QObject):
             result.segmentation,
             label_map=editor.labels,
             volumes_ml=editor.volumes_ml,
+            # The interval was measured on what the model finds, not on what somebody made of it.
+            intervals_ml=dict.fromkeys(editor.volumes_ml) if editor.applied else self._intervals,
             edited_by_hand=len(editor.applied),
         )
         self._result = replace(result, segmentation=segmentation, mask=mask or result.mask)

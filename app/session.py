@@ -115,6 +115,7 @@ class _Desk:
     why_not: str = ""
     result: Result | None = None
     saved: Saved | None = None
+    written: set[str] = field(default_factory=set)
 
 
 class Session(QObject):
@@ -527,6 +528,7 @@ class Session(QObject):
     def _finished(self, desk: _Desk, choice: Choice, seconds: float, segmentation: Segmentation, mask: Mask) -> None:
         desk.result = Result(segmentation, mask, choice, seconds)
         desk.saved = None
+        desk.written.clear()
         self.model.set_mask(mask)
         self._go_to_tumour(mask)
         self._begin(Stage.DONE)
@@ -538,7 +540,7 @@ class Session(QObject):
         before, self._desk.result = self._desk.result, result
         if before is None or before.segmentation is not result.segmentation:
             self._desk.saved = None
-        if self._stage is Stage.READY:
+        if self._stage in (Stage.EMPTY, Stage.READY):
             self._begin(Stage.DONE)
         self.result_changed.emit()
         self.saved_changed.emit()
@@ -584,6 +586,7 @@ class Session(QObject):
             segmentation = replace(segmentation, label_map=labels)
 
         def saved(value: Saved) -> None:
+            desk.written.add(value.sha256)
             if desk.result is None or desk.result.segmentation is not result.segmentation:
                 return  # it was segmented again or corrected meanwhile, and that result lies nowhere yet
             desk.saved = value
@@ -596,6 +599,7 @@ class Session(QObject):
             folder,
             desk.result.choice.reason,
             frozenset(e.sequence for e in self.entries if e.sequence is not None and e.presence is Presence.UNCERTAIN),
+            frozenset(desk.written),
             on_finished=saved,
             on_failed=lambda error: self.fail(error, "Saving stopped"),
             topic="save",

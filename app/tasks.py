@@ -153,10 +153,11 @@ def save(
     folder: Path,
     reason: str,
     uncertain: frozenset[Sequence],
+    goes_on_from: frozenset[str],
     progress: Progress,
 ) -> Saved:
     """Write mask and sidecar, and read them back."""
     from engine import export
 
     progress.check()
-    return export.save(segmentation, subject, folder, reason=reason, uncertain=uncertain)
+    return export.save(segmentation, subject, folder, reason=reason, uncertain=uncertain, goes_on_from=goes_on_from)

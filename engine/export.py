@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -47,11 +47,13 @@ class Saved:
         mask: ``<subject>_seg.nii.gz``.
         sidecar: ``<subject>_seg.json``.
         verified: A sentence that says on whose grid the mask lies and that it was read back.
+        sha256: Of the mask.
     """
 
     mask: Path
     sidecar: Path
     verified: str
+    sha256: str
 
 
 def save(
@@ -61,6 +63,7 @@ def save(
     name: str | None = None,
     reason: str = "",
     uncertain: Iterable[Sequence] = (),
+    goes_on_from: Collection[str] = (),
 ) -> Saved:
     """Write mask and sidecar; both or neither.
 
@@ -72,6 +75,8 @@ def save(
         name: What to call the outputs; the subject's name by default. What no file name can hold is left out.
         reason: Why this model was chosen, from `registry.choose`.
         uncertain: Sequences told from a file's name with a doubt that nobody has cleared.
+        goes_on_from: SHA-256 of masks corrected by hand that hold nothing this one was not made from: those may be
+            replaced.
 
     Raises:
         CannotWrite: Nothing was written, and nothing is left behind.
@@ -91,10 +96,11 @@ def save(
         for target in (mask, sidecar):
             if target.is_dir():
                 raise FileExistsError(17, "a folder is in the way", str(target))
-        _spare_what_is_not_ours(mask, sidecar)
+        _spare_what_is_not_ours(mask, sidecar, goes_on_from)
         nifti.write_label_map(segmentation.label_map, new[0], reference)
         record = provenance(segmentation, subject, reason, uncertain)
-        record["mask"] = {"sha256": sha256(new[0])}
+        digest = sha256(new[0])
+        record["mask"] = {"sha256": digest}
         with new[1].open("wb") as stream:
             stream.write(as_json(record))
             stream.flush()
@@ -105,7 +111,7 @@ def save(
         raise unwritten(mask, error) from error
     finally:
         _clear(new, [workshop, *made])
-    return Saved(mask, sidecar, verified)
+    return Saved(mask, sidecar, verified, digest)
 
 
 def provenance(
@@ -155,6 +161,7 @@ def provenance(
             "orientation": subject.grid.orientation,
             "oriented": all(volume.oriented for volume in subject.values()),
         },
+        "edited_by_hand": segmentation.edited_by_hand,
         "device": segmentation.device,
         "precision": segmentation.precision,
         "seconds": round(float(segmentation.seconds), 2),
@@ -190,22 +197,24 @@ def version() -> str:
     return "unknown"
 
 
-def _spare_what_is_not_ours(mask: Path, sidecar: Path) -> None:
-    """Refuse to replace anything but an untouched earlier result.
+def _spare_what_is_not_ours(mask: Path, sidecar: Path, goes_on_from: Collection[str] = ()) -> None:
+    """Refuse to replace anything but an untouched earlier result, or a corrected one that this goes on from.
 
     Cohorts call an expert's segmentation ``<subject>_seg.nii.gz`` too, and saving beside the scans is what people do.
 
     Raises:
-        CannotWrite: Something lies under one of the names that was not made by Gliascope, or was changed since.
+        CannotWrite: Something lies under one of the names that was not made by Gliascope, or was changed or corrected.
     """
     if not mask.exists() and not sidecar.exists():
         return
     there, why = (mask if mask.exists() else sidecar), "it was not made by Gliascope"
     if nifti.made_by_gliascope(mask):
-        recorded = json.loads(sidecar.read_text(encoding="utf-8")).get("mask")
-        if not mask.exists() or recorded == {"sha256": sha256(mask)}:
+        record = json.loads(sidecar.read_text(encoding="utf-8"))
+        digest = sha256(mask) if mask.exists() else None
+        untouched = digest is None or record.get("mask") == {"sha256": digest}
+        if untouched and (not record.get("edited_by_hand") or digest is None or digest in goes_on_from):
             return
-        why = "it was changed after Gliascope made it"
+        why = "it was corrected by hand" if untouched else "it was changed after Gliascope made it"
     raise CannotWrite(
         f"{shown(there)} is there already and is not replaced",
         why,

@@ -300,3 +300,20 @@ def test_very_long_names_are_cut_and_stay_different(tmp_path: Path) -> None:
     saved = [export.save(a_result(subject), subject, tmp_path, name=name) for name in names]
     assert len({result.mask for result in saved}) == 2
     assert all(len(result.mask.name.encode()) <= 255 for result in saved)
+
+
+def test_a_mask_corrected_by_hand_says_so_and_only_what_goes_on_from_it_replaces_it(tmp_path: Path) -> None:
+    subject = from_disk(tmp_path / "P1")
+    result = a_result(subject)
+    plain = export.save(result, subject, tmp_path / "out")
+    assert json.loads(plain.sidecar.read_text())["edited_by_hand"] == 0
+    corrected = export.save(replace(result, edited_by_hand=3), subject, tmp_path / "out")
+    assert json.loads(corrected.sidecar.read_text())["edited_by_hand"] == 3
+    assert corrected.sha256 == hashlib.sha256(corrected.mask.read_bytes()).hexdigest()
+    kept = everything_in(tmp_path / "out")
+    for newer in (result, replace(result, edited_by_hand=4)):
+        with pytest.raises(CannotWrite, match="it was corrected by hand"):
+            export.save(newer, subject, tmp_path / "out")
+        assert everything_in(tmp_path / "out") == kept
+    export.save(replace(result, edited_by_hand=4), subject, tmp_path / "out", goes_on_from={corrected.sha256})
+    assert json.loads(corrected.sidecar.read_text())["edited_by_hand"] == 4
