@@ -43,10 +43,10 @@ SHORTCUTS = (
         ("R", "Radiological or neurological side"),
     )),
     ("Correct", (
-        ("B  E  I", "Paint, erase, remove an island"),
+        ("B  E  K", "Paint, erase, remove an island"),
         ("C", "Whole tumour or core"),
         ("D", "This slice or 3-D"),
-        (",  .", "Size of the brush"),
+        ("A  S", "Smaller and larger brush"),
         ("Ctrl", "Hold to erase while painting, and back"),
         ("F", "Use the tool at the crosshair"),
         ("H", "Fill holes"),

@@ -74,7 +74,7 @@ class CorrectPanel(Section):
                 (Tool.LOOK, "Look", "Look without changing anything (Esc)"),
                 (Tool.PAINT, "Paint", "Paint with the left button; Ctrl erases (B)"),
                 (Tool.ERASE, "Erase", "Erase with the left button; Ctrl paints (E)"),
-                (Tool.ISLAND, "Island", "Remove the piece that is clicked (I)"),
+                (Tool.ISLAND, "Island", "Remove the piece that is clicked (K)"),
             ),
             "Tool",
         )
@@ -136,7 +136,7 @@ class CorrectPanel(Section):
         self.size_slider.setPageStep(SLIDER_STEPS // 10)
         self.size_slider.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         self.size_slider.setAccessibleName("Size of the brush")
-        self.size_slider.setToolTip("Diameter of the brush (, and .)")
+        self.size_slider.setToolTip("Diameter of the brush (A and S)")
         self.size_slider.valueChanged.connect(lambda value: self._corrections.take(radius_mm=_radius(value)))
         name.setBuddy(self.size_slider)
         self.size_words = label("")

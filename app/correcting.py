@@ -298,7 +298,7 @@ class Corrections(QObject):
             self.copy_from(labels, path.name, everything)
 
         self._jobs.run(
-            tasks.read_mask,
+            tasks.read_labels,
             path,
             on_finished=read,
             on_failed=lambda error: self._session.fail(error, "Copying stopped"),

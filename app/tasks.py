@@ -133,7 +133,7 @@ def segment(
     return segmentation, Mask.of(segmentation.label_map, layers)
 
 
-def read_mask(path: Path, progress: Progress) -> LabelMap:
+def read_labels(path: Path, progress: Progress) -> LabelMap:
     """Read a mask, in whatever labels it was drawn, if they can be told."""
     from engine import nifti
 
