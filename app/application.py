@@ -52,7 +52,9 @@ def run(paths: SequenceOf[Path], segment: bool = False) -> int:
         window.show_notice()
     if paths:
         # After the first picture of the window, which should not wait for a file.
-        QTimer.singleShot(0, window, lambda: window.session.open(paths, segment))
+        QTimer.singleShot(0, window, lambda: window.open(list(paths), segment))
+    else:
+        QTimer.singleShot(0, window, window.cases.tell_of_kept)
 
     def leave() -> None:
         window.close()

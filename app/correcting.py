@@ -8,7 +8,7 @@ mask (areas, histograms, the largest slice) is worked out again away from the UI
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -95,7 +95,7 @@ class Corrections(QObject):
         self._editor: Editor | None = None
         self._result: Result | None = None
         self._stroke: Stroke | None = None
-        self._intervals: dict[str, tuple[float, float] | None] = {}
+        self._original: Result | None = None
         self._later = QTimer(self)
         self._later.setSingleShot(True)
         self._later.setInterval(LOOK_THROUGH_AFTER_MS)
@@ -119,6 +119,11 @@ class Corrections(QObject):
     def editor(self) -> Editor | None:
         """The label map being corrected and its history; None before the first correction."""
         return self._editor
+
+    @property
+    def original(self) -> Result | None:
+        """The result without corrections, as the model or a case gave it."""
+        return self._original
 
     @property
     def drawing(self) -> bool:
@@ -325,12 +330,17 @@ class Corrections(QObject):
         if boxes:
             self._publish()
 
-    def adopt(self, editor: Editor, result: Result) -> None:
-        """Go on from corrections that were kept: of the result on the desk, or of another that takes its place."""
-        self._editor = editor
-        self._result = result
-        self._intervals = result.segmentation.intervals_ml
-        self._publish(replace(result.mask, labels=editor.labels))
+    def adopt(self, editor: Editor, original: Result, written: Iterable[str]) -> None:
+        """Go on from a result and its corrections that were kept; they take the place of what is on the desk.
+
+        Args:
+            editor: The corrections.
+            original: The result without them, but for the mask, which is known with them.
+            written: SHA-256 of the masks that were saved of it.
+        """
+        self.end_stroke()
+        self._editor, self._original, self._result = editor, original, original
+        self._publish(replace(original.mask, labels=editor.labels), written)
 
     # Inside
 
@@ -340,7 +350,7 @@ class Corrections(QObject):
         if result is self._result and result is not None:
             return
         self._result, self._editor, self._stroke = result, None, None
-        self._intervals = result.segmentation.intervals_ml if result is not None else {}
+        self._original = result
         self._later.stop()
         self._jobs.drop("look through")
         if result is None and self._hand.tool is not Tool.LOOK:
@@ -378,23 +388,23 @@ class Corrections(QObject):
             self._model.edit_labels(edit.box)
             self._publish()
 
-    def _publish(self, mask: Mask | None = None) -> None:
+    def _publish(self, mask: Mask | None = None, written: Iterable[str] = ()) -> None:
         """Put the corrected result on the desk."""
-        editor, result = self._editor, self._result
-        if editor is None or result is None:
+        editor, result, original = self._editor, self._result, self._original
+        if editor is None or result is None or original is None:
             return
         segmentation = replace(
             result.segmentation,
             label_map=editor.labels,
             volumes_ml=editor.volumes_ml,
             # The interval was measured on what the model finds, not on what somebody made of it.
-            intervals_ml=dict.fromkeys(editor.volumes_ml) if editor.applied else self._intervals,
+            intervals_ml=dict.fromkeys(editor.volumes_ml) if editor.applied else original.segmentation.intervals_ml,
             edited_by_hand=len(editor.applied),
         )
         self._result = replace(result, segmentation=segmentation, mask=mask or result.mask)
         if mask is not None:
             self._model.set_mask(mask)
-        self._session.put_result(self._result)
+        self._session.put_result(self._result, written)
         self._later.start()
         self.changed.emit()
 

@@ -39,6 +39,8 @@ from PySide6.QtWidgets import (
 from app import DEMO
 from app.brush import BrushTool
 from app.cards import Banner, Card, DropTargets, about_card, first_run_card, shortcut_card
+from app.case_file import ENDING, is_case
+from app.cases import Cases
 from app.controls import ElidedLabel, IconButton, Segments, action, label
 from app.correct_panel import CorrectPanel
 from app.correcting import RADIUS_STEP, Corrections, Tool
@@ -58,6 +60,8 @@ Choice = TypeVar("Choice", bound=Enum)
 
 PANEL_WIDTH = 304
 SCANS = "MRI scans (*.nii *.nii.gz)"
+SCANS_AND_CASES = f"MRI scans and cases (*.nii *.nii.gz *{ENDING})"
+CASES = f"Cases (*{ENDING})"
 
 
 class MainWindow(QMainWindow):
@@ -89,6 +93,7 @@ class MainWindow(QMainWindow):
         self.corrections = Corrections(model, session, jobs, self)
         self.correct = CorrectPanel(theme, model, session, self.corrections, lambda: self.ortho.active.plane)
         self._brush = BrushTool(self.corrections, model)
+        self.cases = Cases(model, session, jobs, self.corrections, settings, self)
         self.banner = Banner(theme, session)
         self.readout = Readout(model, session)
 
@@ -153,6 +158,9 @@ class MainWindow(QMainWindow):
         session.result_changed.connect(self._update)
         session.problem_changed.connect(self._update_message)
         self.correct.browse.connect(self.copy_from_file)
+        self.cases.folder_wanted.connect(self.find_scans)
+        self.cases.recent_changed.connect(self._update_recent)
+        self._update_recent()
         self.corrections.hand_changed.connect(self._update_tool)
         self.corrections.changed.connect(self._update_corrections)
         self.corrections.volumes_changed.connect(self.result.show_volumes)
@@ -237,12 +245,16 @@ class MainWindow(QMainWindow):
             ("Open a folder...", "Ctrl+Shift+O", self.browse_folder),
             ("Demo patient", "Ctrl+D", lambda: self.session.open_demo()),
             ("Save...", "Ctrl+S", self.save),
+            ("Save the case...", "Ctrl+Shift+S", self.save_case),
             ("Close the patient", "Ctrl+W", self.session.close),
         ):
             entry = action(text, self, keys)
             entry.triggered.connect(lambda _=False, act=act: act())
             menu.addAction(entry)
             self.menu_actions[text.rstrip(".")] = entry
+            if act == self.browse_folder:
+                self.recent_menu = menu.addMenu("Recent cases")
+                self.recent_menu.setToolTipsVisible(True)
             # Menus give their shortcuts to the window only through the window's own list.
             self.addAction(entry)
         menu.addSeparator()
@@ -379,8 +391,21 @@ class MainWindow(QMainWindow):
 
     def browse_files(self) -> None:
         """Choose files of a new patient."""
-        names, _ = QFileDialog.getOpenFileNames(self, "Open MRI scans", self._last_folder(), SCANS)
-        self._opened([Path(name) for name in names], self.session.open)
+        names, _ = QFileDialog.getOpenFileNames(self, "Open MRI scans or a case", self._last_folder(), SCANS_AND_CASES)
+        self._opened([Path(name) for name in names], self.open)
+
+    def open(self, paths: list[Path], segment: bool = False) -> None:
+        """Open a case, or a new patient from files or folders.
+
+        Args:
+            paths: A case, files of one patient, folders, or a folder of patients.
+            segment: Start segmenting as soon as it is read; a case is shown as it was left.
+        """
+        cases = [path for path in paths if is_case(path)]
+        if cases:
+            self.cases.open(cases[0])
+        else:
+            self.session.open(paths, segment)
 
     def browse_folder(self) -> None:
         """Choose a folder with one patient or several."""
@@ -402,6 +427,29 @@ class MainWindow(QMainWindow):
         name = QFileDialog.getExistingDirectory(self, "Save the mask in a folder", start)
         if name:
             self.session.save(Path(name))
+
+    def save_case(self) -> None:
+        """Choose where to, then write everything that is needed to go on later."""
+        if self.cases.why_not:
+            return
+        from engine.export import file_name
+
+        place = self.cases.path
+        if place is None:
+            folder = self.session.folder
+            inside = folder is not None and DEMO not in (folder, *folder.parents)
+            start = folder if folder is not None and inside else Path(self._last_folder())
+            place = start / f"{file_name(self.session.name)}{ENDING}"
+        name, _ = QFileDialog.getSaveFileName(self, "Save the case", str(place), CASES)
+        if name:
+            self.settings.last_folder = str(Path(name).parent)
+            self.cases.save(Path(name))
+
+    def find_scans(self, case: Path) -> None:
+        """Choose the folder that the scans of a case are in now."""
+        name = QFileDialog.getExistingDirectory(self, f"Where are the scans of {case.name} now?", str(case.parent))
+        if name:
+            self.cases.open(case, Path(name))
 
     def copy_from_file(self, everything: bool) -> None:
         """Choose a mask of the same scan, and take a region or everything from it."""
@@ -446,7 +494,8 @@ class MainWindow(QMainWindow):
         if not paths or self._card is not None:
             return
         event.acceptProposedAction()
-        use = self.session.add if on_panel and self.session.stage is not Stage.EMPTY else self.session.open
+        adding = on_panel and self.session.stage is not Stage.EMPTY and not any(map(is_case, paths))
+        use = self.session.add if adding else self.open
         # Reading starts after the drop is answered, so that the program dragged from is not kept waiting.
         QTimer.singleShot(0, self, lambda: use(paths))
 
@@ -547,6 +596,7 @@ class MainWindow(QMainWindow):
         self.welcome.set_busy(session.stage is Stage.LOADING)
         for name, possible, why in (
             ("Save", session.stage is Stage.DONE, "There is no mask yet. Segment first."),
+            ("Save the case", not self.cases.why_not, self.cases.why_not),
             ("Close the patient", bool(session.name), "No patient is open."),
         ):
             self.menu_actions[name].setEnabled(possible)
@@ -588,6 +638,32 @@ class MainWindow(QMainWindow):
             )
         self._was_correcting = not looking
 
+    def _update_recent(self) -> None:
+        self.recent_menu.clear()
+        for path in self.cases.recent:
+            entry = action(path.name, self)
+            entry.setParent(self.recent_menu)
+            entry.setToolTip(str(path))
+            entry.triggered.connect(lambda _=False, path=path: self.cases.open(path))
+            self.recent_menu.addAction(entry)
+        if not self.cases.recent:
+            words = "Cases you save are listed here" if self.cases.remembers else "Cases are not remembered"
+            empty = action(words, self)
+            empty.setParent(self.recent_menu)
+            empty.setEnabled(False)
+            self.recent_menu.addAction(empty)
+        self.recent_menu.addSeparator()
+        clear = action("Clear this list", self)
+        clear.setParent(self.recent_menu)
+        clear.setEnabled(bool(self.cases.recent))
+        clear.triggered.connect(lambda: self.cases.clear_recent())
+        remember = action("Remember recent cases", self)
+        remember.setParent(self.recent_menu)
+        remember.setCheckable(True)
+        remember.setChecked(self.cases.remembers)
+        remember.toggled.connect(self.cases.set_remembers)
+        self.recent_menu.addActions([clear, remember])
+
     def _update_corrections(self) -> None:
         for name, edits in (("Undo", self.corrections.applied[-1:]), ("Redo", self.corrections.undone[:1])):
             entry = self.menu_actions[name]
@@ -612,6 +688,8 @@ class MainWindow(QMainWindow):
 
     def closeEvent(self, event: QCloseEvent) -> None:
         self.settings.geometry = self.saveGeometry()
+        self.corrections.end_stroke()
+        self.cases.close()
         self.session.close()
         self.jobs.close()
         super().closeEvent(event)

@@ -168,6 +168,21 @@ class Session(QObject):
         return self._desk.files.folder if self._desk.files is not None else None
 
     @property
+    def files(self) -> SubjectFiles | None:
+        """Which file is which sequence."""
+        return self._desk.files
+
+    @property
+    def answers(self) -> tuple[dict[Path, int], bool, set[Path]]:
+        """What the user said of the files: which volume of several, whether to resample, whose sequence was told."""
+        return dict(self._desk.indices), self._desk.resample, set(self._desk.confirmed)
+
+    @property
+    def written(self) -> frozenset[str]:
+        """SHA-256 of the masks saved of this result."""
+        return frozenset(self._desk.written)
+
+    @property
     def patients(self) -> tuple[str, ...]:
         """The patients of the folder that was dropped, in order."""
         return tuple(files.name for files in self._patients)
@@ -254,6 +269,13 @@ class Session(QObject):
             on_cancelled=self._back,
             topic="open",
         )
+
+    def open_known(self, files: SubjectFiles, indices: dict[Path, int], resample: bool, confirmed: set[Path]) -> None:
+        """Open a patient of whom all is known that could be asked, such as that of a case."""
+        self._segment_next = False
+        self._start_reading()
+        self._patients = [files]
+        self._load(_Desk(files=files, indices=indices, resample=resample, confirmed=confirmed), new=True)
 
     def open_demo(self, segment: bool = False) -> None:
         """Open the simulated patient that comes with the program."""
@@ -535,9 +557,15 @@ class Session(QObject):
         self.result_changed.emit()
         self.saved_changed.emit()
 
-    def put_result(self, result: Result) -> None:
-        """Take a result that was corrected by hand, or that a case kept, for the one on the desk."""
+    def put_result(self, result: Result, written: Iterable[str] = ()) -> None:
+        """Take a result that was corrected by hand, or that a case kept, for the one on the desk.
+
+        Args:
+            result: The result.
+            written: SHA-256 of masks that were saved of it before.
+        """
         before, self._desk.result = self._desk.result, result
+        self._desk.written.update(written)
         if before is None or before.segmentation is not result.segmentation:
             self._desk.saved = None
         if self._stage in (Stage.EMPTY, Stage.READY):

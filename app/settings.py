@@ -1,4 +1,8 @@
-"""What is remembered from one start to the next. No patient, no file name."""
+"""What is remembered from one start to the next.
+
+No patient and no file name, but for the cases that the user saved or opened under names of their own choice; those can
+be cleared, and remembering them can be switched off.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +55,31 @@ class Settings:
     @panel_shown.setter
     def panel_shown(self, value: bool) -> None:
         self._store.setValue("panel_shown", value)
+
+    @property
+    def remembers_cases(self) -> bool:
+        """Whether recent cases are remembered."""
+        return self._flag("remembers_cases", True)
+
+    @remembers_cases.setter
+    def remembers_cases(self, value: bool) -> None:
+        self._store.setValue("remembers_cases", value)
+
+    @property
+    def recent_cases(self) -> list[str]:
+        """Where the cases opened or saved last lie, the latest first."""
+        value = self._store.value("recent_cases", [])
+        # A list of one comes back as its only member.
+        names = value if isinstance(value, list) else [value] if isinstance(value, str) and value else []
+        return [str(name) for name in names]
+
+    @recent_cases.setter
+    def recent_cases(self, value: list[str]) -> None:
+        if value:
+            self._store.setValue("recent_cases", value)
+        else:
+            self._store.remove("recent_cases")
+        self._store.sync()
 
     @property
     def last_folder(self) -> str:
