@@ -23,18 +23,17 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import platformdirs
 
 from app.viewer_model import Layer, LayerKey, Mask
 from engine.errors import CannotWrite, UserError
 from engine.files import shown, whole_file
-from engine.model_card import ModelCard, sha256
 from engine.progress import Progress
 from engine.volume import Grid, LabelMap, Sequence
 
 if TYPE_CHECKING:
     from engine.editing import Edit, Editor
     from engine.inference import Segmentation
+    from engine.model_card import ModelCard
     from engine.registry import Choice
     from engine.sequences import SubjectFiles
 
@@ -238,33 +237,28 @@ def restore_result(
     return Restored(segmentation, choice, seconds, editor, Mask.of(editor.labels, layers), written)
 
 
-@dataclass(frozen=True)
-class _RememberedCard(ModelCard):
-    """A card from a case: that of the model that made the result, whether it is installed here or not.
-
-    Attributes:
-        sha256: The fingerprint of the whole card.
-    """
-
-    sha256: str = ""
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the model itself, not of what a case says of it."""
-        return self.sha256
-
-    def __hash__(self) -> int:
-        return super().__hash__()
-
-
 def _without_patients(card: ModelCard) -> dict[str, Any]:
     """A card's text without what tells whom it was trained on: a case is about its own patient alone."""
     return {key: value for key, value in card.to_json().items() if key not in ("training", "data", "sha256")}
 
 
 def _remembered(values: Mapping[str, Any], fingerprint: str) -> ModelCard:
+    """The card of the model that made the result, whether it is installed here or not."""
+    from engine.model_card import ModelCard
+
+    @dataclass(frozen=True)
+    class RememberedCard(ModelCard):
+        sha256: str = ""
+
+        @property
+        def fingerprint(self) -> str:
+            """Of the model itself, not of what a case says of it."""
+            return self.sha256
+
+        __hash__ = ModelCard.__hash__
+
     card = ModelCard.from_json(values, Path())
-    return _RememberedCard(**{part.name: getattr(card, part.name) for part in fields(ModelCard)}, sha256=fingerprint)
+    return RememberedCard(**{part.name: getattr(card, part.name) for part in fields(ModelCard)}, sha256=fingerprint)
 
 
 # Cases
@@ -454,6 +448,8 @@ def _is_case(path: Path) -> bool:
 
 def kept_folder() -> Path:
     """Where corrections are kept: among the user's own data, on this computer alone."""
+    import platformdirs
+
     return platformdirs.user_data_path("Gliascope", appauthor=False) / "corrections"
 
 
@@ -510,6 +506,8 @@ def kept_for(inputs: Iterable[str], progress: Progress) -> list[Kept]:
 
 
 def _content(path: Path) -> str:
+    from engine.model_card import sha256
+
     try:
         return sha256(path)
     except OSError as error:
