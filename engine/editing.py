@@ -240,7 +240,10 @@ class Editor:
         self.base = labels
         self.labels = LabelMap(np.array(labels.data), labels.grid, labels.source)
         self._voxels = {Region.WHOLE_TUMOUR: 0, Region.CORE: 0}
-        self._count(self.labels.data, 1)
+        # All labels lie in this box; nothing else of a large scan is looked at again.
+        self._extent = _extent(self.labels.data)
+        if self._extent is not None:
+            self._count(self.labels.data[self._extent], 1)
         self._applied: list[Edit] = []
         self._undone: list[Edit] = []
         self._stroke: Stroke | None = None
@@ -373,7 +376,7 @@ class Editor:
         if at is not None:
             wide = _with_axis(wide, at)
         now = self.labels.data[wide]
-        mask = region.of(now)
+        mask = np.ascontiguousarray(region.of(now))
         on = _on(at, self.grid)
         if mm < 0:
             lost = _spread(~mask, self.grid, -mm, axis) & mask
@@ -443,7 +446,7 @@ class Editor:
                 self.grid.difference(other.grid),
                 "Copy from a mask that was made on the same scan.",
             )
-        box = _union(bounding_box(self.labels.data > 0), bounding_box(other.data > 0))
+        box = _union(self._extent, _extent(other.data))
         if box is None:
             return None
         now, theirs = self.labels.data[box], other.data[box]
@@ -497,13 +500,14 @@ class Editor:
     def _region(self, region: Region, at: Slice | None) -> tuple[Box | None, Mask]:
         """The box around a region, in the volume or on a slice, and the region in it."""
         self._at_rest()
-        if at is None:
-            box = bounding_box(region.of(self.labels.data))
-        else:
-            window = _whole(_with_axis((slice(None),) * 3, at), self.grid.shape)
-            inside = bounding_box(region.of(self.labels.data[window]))
-            box = None if inside is None else _with_axis(inside, at)
-        return (None, np.zeros((0, 0, 0), bool)) if box is None else (box, region.of(self.labels.data[box]))
+        window = self._extent
+        if window is not None and at is not None:
+            window = _with_axis(window, at) if window[at.axis].start <= at.index < window[at.axis].stop else None
+        inside = bounding_box(region.of(self.labels.data[window])) if window is not None else None
+        if window is None or inside is None:
+            return None, np.zeros((0, 0, 0), bool)
+        box = _shifted(inside, window)
+        return box, np.ascontiguousarray(region.of(self.labels.data[box]))
 
     def _signed_distance(self, mask: Mask, axis: int) -> NDArray[np.float64]:
         """Distance in mm to the outline on a slice, negative inside."""
@@ -547,6 +551,7 @@ class Editor:
             raise ValueError("a change does not fit the label map it is made to")
         self._count(before, -1)
         self._count(after, 1)
+        self._extent = _union(self._extent, box)
         now ^= difference
 
     def _count(self, labels: LabelArray, sign: int) -> None:
@@ -704,15 +709,18 @@ def dab(grid: Grid, brush: Brush, start: Point, end: Point, on: Slice | None) ->
 
 
 def fingerprint(labels: LabelMap) -> str:
-    """SHA-256 of a label map's voxels and size, in hexadecimal digits, whatever its order in memory."""
+    """SHA-256 of a label map's labels and where in the array they are, whatever its order in memory."""
     digest = hashlib.sha256(" ".join(map(str, labels.grid.shape)).encode())
-    digest.update(np.ascontiguousarray(labels.data).data)
+    box = _extent(labels.data)
+    if box is not None:
+        digest.update(" ".join(f"{along.start}:{along.stop}" for along in box).encode())
+        digest.update(np.ascontiguousarray(labels.data[box]).data)
     return digest.hexdigest()
 
 
 def pack(labels: LabelMap) -> dict[str, Any]:
     """A whole label map as plain JSON values: a few kilobytes for a tumour."""
-    box = bounding_box(labels.data > 0)
+    box = _extent(labels.data)
     edits = []
     if box is not None:
         packed = isal_zlib.compress(np.ascontiguousarray(labels.data[box]).tobytes(), _LEVEL)
@@ -861,6 +869,20 @@ def _shifted(inner: Box, box: Box) -> Box:
     """A box given inside another, on the grid."""
     i, j, k = (slice(b.start + a.start, b.start + a.stop) for a, b in zip(inner, box, strict=True))
     return i, j, k
+
+
+def _extent(labels: LabelArray) -> Box | None:
+    """The smallest box around all labels; the array is run through once, in the order in which it lies in memory."""
+    if labels.flags.f_contiguous and not labels.flags.c_contiguous:
+        box = _extent(labels.T)
+        return None if box is None else (box[2], box[1], box[0])
+    flat = labels.max(axis=2) > 0
+    i, j = (np.flatnonzero(flat.any(axis=axis)) for axis in (1, 0))
+    if not i.size:
+        return None
+    rows, columns = slice(int(i[0]), int(i[-1]) + 1), slice(int(j[0]), int(j[-1]) + 1)
+    k = np.flatnonzero(labels[rows, columns].max(axis=(0, 1)))
+    return rows, columns, slice(int(k[0]), int(k[-1]) + 1)
 
 
 def _union(a: Box | None, b: Box | None) -> Box | None:
