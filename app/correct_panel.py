@@ -332,6 +332,17 @@ class CorrectPanel(Section):
         menu = QMenu(self)
         menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         what = "Core" if self._corrections.hand.core else "Whole tumour"
+        other = self._model.other
+        # An earlier scan's tumour is that of another day.
+        if other is not None and other.mask is not None and not other.layers:
+            labels, name = other.mask.labels, other.name
+            for everything, words in ((False, f"{what} of {name}"), (True, f"Everything of {name}")):
+                entry = QAction(words, menu)
+                entry.triggered.connect(
+                    lambda _=False, everything=everything: self._corrections.copy_from(labels, name, everything)
+                )
+                menu.addAction(entry)
+            menu.addSeparator()
         for everything, words in ((False, f"{what} of a mask file..."), (True, "Everything of a mask file...")):
             entry = QAction(words, menu)
             entry.triggered.connect(lambda _=False, everything=everything: self.browse.emit(everything))

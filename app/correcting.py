@@ -404,6 +404,7 @@ class Corrections(QObject):
         self._result = replace(result, segmentation=segmentation, mask=mask or result.mask)
         if mask is not None:
             self._model.set_mask(mask)
+        self._model.count_corrections(len(editor.applied))
         self._session.put_result(self._result, written)
         self._later.start()
         self.changed.emit()

@@ -88,13 +88,16 @@ def work_out_head(volumes: list[Volume], progress: Progress) -> Head | None:
     return surface.of_head(volumes, progress)
 
 
-def write_surfaces(surfaces: dict[str, Surface], folder: Path, name: str, progress: Progress) -> list[Path]:
+def write_surfaces(
+    surfaces: dict[str, Surface], folder: Path, name: str, corrected: bool, progress: Progress
+) -> list[Path]:
     """A job: one STL file a surface.
 
     Args:
         surfaces: Ending of the file's name and surface.
         folder: Where to.
         name: What the files' names begin with.
+        corrected: Whether the mask was corrected by hand.
         progress: Checked before the first file.
 
     Raises:
@@ -115,8 +118,8 @@ def write_surfaces(surfaces: dict[str, Surface], folder: Path, name: str, progre
                     "it was not made by Gliascope",
                     "Choose another folder, or move that file away first.",
                 )
-    for path, shape in zip(paths, surfaces.values(), strict=True):
-        surface.write_stl(shape, path)
+    for path, (ending, shape) in zip(paths, surfaces.items(), strict=True):
+        surface.write_stl(shape, path, corrected and ending in OVERLAY_NAMES)
     return paths
 
 
@@ -611,7 +614,8 @@ class SurfaceView(QWidget):
         top, bottom = Qt.AlignmentFlag.AlignTop, Qt.AlignmentFlag.AlignBottom
         left, right = Qt.AlignmentFlag.AlignLeft, Qt.AlignmentFlag.AlignRight
         painter.drawText(box, int(left | top), f"3-D   from {self._camera.words}")
-        painter.drawText(box, int(right | bottom), f"Gliascope {version()}  \u00b7  {RESEARCH_USE}")
+        parts = (self._model.corrections_in_words.capitalize(), f"Gliascope {version()}", RESEARCH_USE)
+        painter.drawText(box, int(right | bottom), "  \u00b7  ".join(filter(None, parts)))
         x = box.left()
         for name in (name for name in self._seen() if name in TITLES):
             overlay, words = self._model.overlay, f"{TITLES[name]} {self._tumour[name].ml:.1f} ml"
@@ -652,6 +656,7 @@ class SurfaceView(QWidget):
             self.surfaces,
             Path(name),
             self.patient,
+            bool(self._model.corrections),
             on_finished=lambda paths: self._say("Saved " + ", ".join(path.name for path in paths)),
             on_failed=lambda error: self.failed.emit(error, "Saving the surfaces stopped"),
         )

@@ -367,6 +367,7 @@ class ViewerModel(QObject):
         self._zoom = 1.0
         self._mask: Mask | None = None
         self._mask_is_new = True
+        self._corrections = 0
         self._overlay = Overlay()
         self._radiological = True
         self._nose_left = True
@@ -408,6 +409,7 @@ class ViewerModel(QObject):
         if self._shown not in self._layers:
             self._shown = next(iter(self._layers), None)
         self._mask = self._other = self._pointer = None
+        self._corrections = 0
         if not keep_place and self._layers:
             self._centre = self.content_mm.mean(axis=0)
             self._crosshair = self._snapped(self._centre)
@@ -559,7 +561,7 @@ class ViewerModel(QObject):
 
     def set_mask(self, mask: Mask | None) -> None:
         """Show a mask, or none."""
-        self._mask, self._mask_is_new = mask, True
+        self._mask, self._mask_is_new, self._corrections = mask, True, 0
         self.labels_changed.emit()
 
     def mask_of(self, side: Side) -> Mask | None:
@@ -582,6 +584,20 @@ class ViewerModel(QObject):
         """Show what is known now of a mask that was corrected."""
         self._mask, self._mask_is_new = mask, False
         self.labels_changed.emit()
+
+    @property
+    def corrections(self) -> int:
+        """How many corrections by hand the mask holds; what every picture of it has to say."""
+        return self._corrections
+
+    @property
+    def corrections_in_words(self) -> str:
+        """The same for a line of text; empty for a mask as the model gave it."""
+        return f"corrected by hand ({self._corrections})" if self._corrections else ""
+
+    def count_corrections(self, count: int) -> None:
+        """Say how many corrections by hand the mask holds."""
+        self._corrections = count
 
     def edit_labels(self, box: Box) -> None:
         """Say that voxels of the mask's label map changed in place, in a box of its grid."""

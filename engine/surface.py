@@ -42,6 +42,7 @@ TISSUE_FROM = 0.55
 LARGEST_BRAIN_ML = 2200.0
 
 STL_HEADER = b"Gliascope surface, mm, SPACE=RAS, research use only"
+STL_CORRECTED = b", corrected by hand"
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,13 +181,18 @@ def cell_size(ml: float) -> float:
     return max(FINEST_MM, across / CELLS_ACROSS)
 
 
-def write_stl(surface: Surface, path: Path) -> None:
+def write_stl(surface: Surface, path: Path, corrected: bool = False) -> None:
     """Write a surface as binary STL, in mm, RAS+ as its header says; equal surfaces give equal bytes.
+
+    Args:
+        surface: The surface.
+        path: The file.
+        corrected: Whether its mask was corrected by hand, which the header then says.
 
     Raises:
         CannotWrite: Nothing was written, and nothing is left behind.
     """
-    content = stl_bytes(surface)
+    content = stl_bytes(surface, corrected)
 
     def same(partial: Path) -> None:
         if partial.read_bytes() != content:
@@ -200,7 +206,7 @@ def write_stl(surface: Surface, path: Path) -> None:
         partial.write_bytes(content)
 
 
-def stl_bytes(surface: Surface) -> bytes:
+def stl_bytes(surface: Surface, corrected: bool = False) -> bytes:
     """A surface as binary STL: 80 bytes of header, the number of triangles, 50 bytes for each."""
     facets = np.zeros(
         len(surface.triangles), np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("n", "<u2")])
@@ -209,7 +215,8 @@ def stl_bytes(surface: Surface) -> bytes:
     lengths = np.linalg.norm(directions, axis=1, keepdims=True)
     facets["normal"] = np.divide(directions, lengths, out=np.zeros_like(directions), where=lengths > 0)
     facets["corners"] = surface.points[surface.triangles]
-    return STL_HEADER.ljust(80) + struct.pack("<I", len(facets)) + facets.tobytes()
+    header = STL_HEADER + STL_CORRECTED if corrected else STL_HEADER
+    return header.ljust(80) + struct.pack("<I", len(facets)) + facets.tobytes()
 
 
 # From voxels to a field on cells of the right size

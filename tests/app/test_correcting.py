@@ -18,10 +18,10 @@ from app.jobs import Jobs
 from app.main_window import MainWindow
 from app.session import Result, Session, Stage
 from app.slice_view import SliceView
-from app.viewer_model import Layer, Mask, Plane, ViewerModel
+from app.viewer_model import Layer, Mask, Plane, Version, ViewerModel
 from engine import export, nifti
 from engine.registry import Choice
-from engine.volume import REST_OF_WHOLE_TUMOUR, TUMOUR_CORE, Sequence
+from engine.volume import REST_OF_WHOLE_TUMOUR, TUMOUR_CORE, LabelMap, Sequence
 from tests.app.test_window import choose_folder, wheel
 from tests.engine import phantoms
 from tests.engine.test_export import a_result
@@ -290,6 +290,20 @@ def test_a_region_can_be_copied_from_a_mask_file(segmented, tmp_path, qtbot, mon
     assert names == ["copy core from expert_seg.nii.gz", "copy everything from expert_seg.nii.gz"]
 
 
+def test_a_region_can_be_copied_from_what_is_compared_with(segmented):
+    grid, model = segmented.model.labels.grid, segmented.model
+    theirs = LabelMap(np.roll(phantoms.tumour(grid).data, 3, axis=1), grid)
+    model.set_other(Version("Student", Mask.of(theirs, model.layers)))
+    before = model.labels.data.copy()
+    entries = {entry.text(): entry for entry in segmented.correct.sources().actions()}
+    entries["Whole tumour of Student"].trigger()
+    assert np.array_equal(model.labels.whole_tumour, theirs.whole_tumour)
+    assert np.array_equal(model.labels.tumour_core, (before == TUMOUR_CORE) & theirs.whole_tumour)
+    assert segmented.corrections.applied[-1].name == "copy whole tumour from Student"
+    entries["Everything of Student"].trigger()
+    assert np.array_equal(model.labels.data, theirs.data)
+
+
 def test_a_corrected_mask_says_so_in_every_output_and_is_not_replaced_by_a_new_result(
     segmented, tmp_path, qtbot, monkeypatch
 ):
@@ -298,6 +312,7 @@ def test_a_corrected_mask_says_so_in_every_output_and_is_not_replaced_by_a_new_r
     draw(axial(segmented), away_from_the_tumour(axial(segmented)))
     assert "Corrected by hand (1 correction)" in segmented.result.notes.text()
     assert "Corrected by hand (1 correction)" in segmented.status.text()
+    assert segmented.model.corrections_in_words == "corrected by hand (1)", "for pictures"
     choose_folder(monkeypatch, out)
     qtbot.mouseClick(segmented.result.save_button, LEFT)
     qtbot.waitUntil(lambda: session.saved is not None, timeout=10_000)

@@ -207,6 +207,15 @@ def test_an_stl_file_holds_the_surface_in_mm_and_says_which_way_is_right(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["tumour.stl"]
 
 
+def test_an_stl_file_of_a_mask_corrected_by_hand_says_so():
+    made = surface.of_tumour(phantoms.tumour(phantoms.grid("LPS")))["whole_tumour"]
+    plain, corrected = surface.stl_bytes(made), surface.stl_bytes(made, corrected=True)
+    assert b"corrected by hand" in corrected[:80]
+    assert b"corrected" not in plain
+    assert plain[80:] == corrected[80:]
+    assert corrected.startswith(surface.STL_HEADER), "so that it is known as ours"
+
+
 def test_equal_masks_give_equal_files():
     on = phantoms.grid("LPS")
     first, second = (surface.stl_bytes(surface.of_tumour(phantoms.tumour(on))["tumour_core"]) for _ in range(2))
