@@ -96,6 +96,7 @@ class Corrections(QObject):
         self._result: Result | None = None
         self._stroke: Stroke | None = None
         self._original: Result | None = None
+        self._given_out = False
         self._later = QTimer(self)
         self._later.setSingleShot(True)
         self._later.setInterval(LOOK_THROUGH_AFTER_MS)
@@ -321,8 +322,10 @@ class Corrections(QObject):
         self._step(lambda editor: editor.redo(), count)
 
     def _step(self, turn: Callable[[Editor], Edit | None], count: int) -> None:
-        editor = self._editor
-        if editor is None or self._stroke is not None or self.why_not:
+        if self._editor is None or self._stroke is not None:
+            return
+        editor = self._open()
+        if editor is None:
             return
         boxes = [edit.box for edit in (turn(editor) for _ in range(count)) if edit is not None]
         for box in boxes:
@@ -359,14 +362,21 @@ class Corrections(QObject):
         self.changed.emit()
 
     def _open(self) -> Editor | None:
-        if self.why_not:
+        """The editor, ready for a change; None where nothing can be corrected."""
+        result = self._result
+        if self.why_not or result is None:
             return None
-        if self._editor is None and self._result is not None:
+        if self._editor is None:
             from engine.editing import Editor
 
-            self._editor = Editor(self._result.segmentation.label_map)
-            # From now on the views look at the label map that changes.
-            self._model.correct_mask(replace(self._model.mask or self._result.mask, labels=self._editor.labels))
+            self._editor = Editor(result.segmentation.label_map)
+        elif self._given_out:
+            # Somebody may be saving or measuring what was given out; that stays as it is.
+            self._editor.detach()
+        else:
+            return self._editor
+        self._given_out = False
+        self._model.swap_labels(self._editor.labels)
         return self._editor
 
     def _do(self, act: Callable[[Editor], Edit | None], unchanged: str) -> None:
@@ -404,6 +414,7 @@ class Corrections(QObject):
         self._result = replace(result, segmentation=segmentation, mask=mask or result.mask)
         if mask is not None:
             self._model.set_mask(mask)
+        self._given_out = True
         self._model.count_corrections(len(editor.applied))
         self._session.put_result(self._result, written)
         self._later.start()
@@ -416,7 +427,7 @@ class Corrections(QObject):
 
         def looked(mask: Mask) -> None:
             if self._editor is editor and self._result is not None:
-                mask = replace(mask, probabilities=self._result.mask.probabilities)
+                mask = replace(mask, labels=editor.labels, probabilities=self._result.mask.probabilities)
                 self._result = replace(self._result, mask=mask)
                 self._model.correct_mask(mask)
                 self._session.put_result(self._result)

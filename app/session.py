@@ -607,11 +607,6 @@ class Session(QObject):
             return
         self._tell(None)
         result = desk.result
-        segmentation = result.segmentation
-        if segmentation.edited_by_hand:
-            # The label map may be corrected further while it is written.
-            labels = replace(segmentation.label_map, data=segmentation.label_map.data.copy())
-            segmentation = replace(segmentation, label_map=labels)
 
         def saved(value: Saved) -> None:
             desk.written.add(value.sha256)
@@ -622,7 +617,7 @@ class Session(QObject):
 
         self._jobs.run(
             tasks.save,
-            segmentation,
+            result.segmentation,
             desk.opened.subject,
             folder,
             desk.result.choice.reason,

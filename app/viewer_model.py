@@ -585,6 +585,11 @@ class ViewerModel(QObject):
         self._mask, self._mask_is_new = mask, False
         self.labels_changed.emit()
 
+    def swap_labels(self, labels: LabelMap) -> None:
+        """Show a copy of the mask's label map, equal voxel by voxel, which is about to be corrected in its place."""
+        if self._mask is not None:
+            self._mask = replace(self._mask, labels=labels)
+
     @property
     def corrections(self) -> int:
         """How many corrections by hand the mask holds; what every picture of it has to say."""

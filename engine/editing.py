@@ -221,8 +221,8 @@ class Edit:
 class Editor:
     """A label map that is being corrected.
 
-    The label map given is copied and stays as it is. The editor's own is changed in place: whoever shows it is told the
-    box that changed and looks again.
+    The label map given is copied and stays as it is. The editor's own is changed in place, until `detach`: whoever
+    shows it is told the box that changed and looks again.
 
     Args:
         labels: What to start from, in Gliascope's labels.
@@ -230,7 +230,7 @@ class Editor:
 
     Attributes:
         base: What was started from.
-        labels: The label map as it is now; always the same object.
+        labels: The label map as it is now.
 
     Raises:
         ValueError: A change does not fit the label map.
@@ -277,6 +277,10 @@ class Editor:
     def memory(self) -> int:
         """Bytes that the changes take."""
         return sum(len(edit.packed) for edit in (*self._applied, *self._undone))
+
+    def detach(self) -> None:
+        """Go on with a copy: the label map given out so far stays as it is, for whoever works with it elsewhere."""
+        self.labels = LabelMap(np.array(self.labels.data), self.grid, self.labels.source)
 
     def drawn(self, axis: int) -> list[int]:
         """The slices across an array axis that were drawn on by hand, in order."""

@@ -115,6 +115,31 @@ def test_a_stroke_changes_exactly_the_voxels_under_the_brush_and_undo_brings_bac
     assert np.array_equal(segmented.model.labels.data, expected)
 
 
+def test_a_result_that_was_given_out_does_not_change_under_whoever_works_with_it(segmented, qtbot):
+    places = away_from_the_tumour(axial(segmented))
+    segmented.corrections.take(tool=Tool.PAINT, radius_mm=2.0)
+    draw(axial(segmented), places)
+    held = segmented.session.result.segmentation.label_map
+    painted = held.data.copy()
+    mouse(axial(segmented), QEvent.Type.MouseButtonPress, places[0], LEFT, LEFT, CTRL)
+    assert not np.array_equal(segmented.model.labels.data, painted), "the views show what is erased"
+    assert np.array_equal(held.data, painted)
+    mouse(axial(segmented), QEvent.Type.MouseButtonRelease, places[0], LEFT, NO_BUTTON, CTRL)
+    qtbot.keyClick(segmented, Qt.Key.Key_Z, CTRL)
+    qtbot.keyClick(segmented, Qt.Key.Key_Z, CTRL)
+    assert np.array_equal(held.data, painted)
+
+
+def test_what_is_known_of_the_whole_mask_follows_a_correction(segmented, qtbot):
+    before = segmented.model.mask.areas_mm2.copy()
+    segmented.corrections.take(tool=Tool.PAINT, radius_mm=3.0)
+    draw(axial(segmented), away_from_the_tumour(axial(segmented)))
+    qtbot.waitUntil(lambda: not np.array_equal(segmented.model.mask.areas_mm2, before), timeout=10_000)
+    labels = segmented.model.labels
+    assert segmented.model.mask.areas_mm2[0].sum() == pytest.approx(np.count_nonzero(labels.data))
+    assert segmented.session.result.segmentation.edited_by_hand == 1
+
+
 def test_erasing_and_ctrl_turn_each_other_around(segmented, qtbot):
     places = away_from_the_tumour(axial(segmented))
     before = segmented.model.labels.data.copy()
