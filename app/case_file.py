@@ -234,7 +234,9 @@ def restore_result(
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UnusableCase("The result that was kept cannot be used", "it is damaged", "Segment again.") from error
     progress.check()
-    return Restored(segmentation, choice, seconds, editor, Mask.of(editor.labels, layers), written)
+    return Restored(
+        segmentation, choice, seconds, editor, Mask.of(editor.labels, layers, segmentation.probabilities), written
+    )
 
 
 def _without_patients(card: ModelCard) -> dict[str, Any]:

@@ -85,6 +85,31 @@ class IconButton(QToolButton):
         self.setIcon(self._theme.icon(self._icon_name))
 
 
+class MenuButton(QPushButton):
+    """A button that opens a menu: what is chosen on the left, the sign of a menu on the right.
+
+    Args:
+        theme: Where the sign comes from.
+        tip: What the menu is for.
+    """
+
+    def __init__(self, theme: Theme, tip: str) -> None:
+        super().__init__()
+        self._theme = theme
+        self.setObjectName("menu")
+        self.setToolTip(tip)
+        self.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self.setCursor(Qt.CursorShape.PointingHandCursor)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        theme.changed.connect(self.update)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        super().paintEvent(event)
+        painter = QPainter(self)
+        side = 12
+        self._theme.icon("caret-down").paint(painter, self.width() - side - 10, (self.height() - side) // 2, side, side)
+
+
 class IconLabel(QLabel):
     """An icon that says something and does nothing, in the accent's colour.
 
@@ -142,8 +167,15 @@ class Segments(QFrame):
         self.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
 
     def set(self, value: object) -> None:
-        """Show which choice is on, without `chosen`."""
-        self._buttons[value].setChecked(True)
+        """Show which choice is on, without `chosen`; none of them for a value that is none of them."""
+        if value in self._buttons:
+            self._buttons[value].setChecked(True)
+            return
+        # A group of which one is always on lets go of it only for this moment.
+        self._group.setExclusive(False)
+        for button in self._buttons.values():
+            button.setChecked(False)
+        self._group.setExclusive(True)
 
     def button(self, value: object) -> QPushButton:
         """The button of a choice."""

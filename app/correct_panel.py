@@ -22,7 +22,7 @@ from PySide6.QtWidgets import (
 
 from app.controls import IconButton, Section, Segments, label, push
 from app.correcting import GROWTH_RANGE_MM, RADIUS_RANGE_MM, Corrections, Tool
-from app.overview_cell import figure
+from app.diagrams import figure
 from app.session import Session
 from app.theme import Theme
 from app.viewer_model import Plane, ViewerModel

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from PySide6.QtCore import QMimeData, QPoint, Qt, QTimer
+from PySide6.QtCore import QByteArray, QMimeData, QPoint, Qt, QTimer
 from PySide6.QtGui import (
     QAction,
     QActionGroup,
@@ -17,6 +17,7 @@ from PySide6.QtGui import (
     QDragLeaveEvent,
     QDragMoveEvent,
     QDropEvent,
+    QImage,
     QKeyEvent,
     QKeySequence,
     QShortcut,
@@ -46,19 +47,24 @@ from app.correct_panel import CorrectPanel
 from app.correcting import RADIUS_STEP, Corrections, Tool
 from app.jobs import Jobs
 from app.layers_panel import LayersPanel
-from app.ortho_view import OrthoView
+from app.layouts import Layouts
+from app.picture import compose, words_for
 from app.readout import Readout
+from app.review import Review
+from app.ruler import RulerTool
 from app.segment_panel import ResultPanel, SegmentPanel
 from app.session import Session, Stage
 from app.settings import Settings
 from app.theme import Theme
-from app.viewer_model import Plane, ViewerModel
+from app.viewer_model import PRESETS, Layout, Plane, ViewerModel
 from app.welcome import Emblem, Welcome
+from engine.errors import CannotWrite
 from engine.volume import Sequence
 
 Choice = TypeVar("Choice", bound=Enum)
 
 PANEL_WIDTH = 304
+SWIPE_STEP = 0.02
 SCANS = "MRI scans (*.nii *.nii.gz)"
 SCANS_AND_CASES = f"MRI scans and cases (*.nii *.nii.gz *{ENDING})"
 CASES = f"Cases (*{ENDING})"
@@ -80,22 +86,26 @@ class MainWindow(QMainWindow):
         self.settings, self.theme, self.model, self.session, self.jobs = settings, theme, model, session, jobs
         self._card: Card | None = None
         self._was_correcting = False
+        self._before_full = False
         self.setWindowTitle("Gliascope")
         self.setAcceptDrops(True)
         self.resize(1440, 900)
         self.setMinimumSize(1024, 680)
 
-        self.ortho = OrthoView(theme, model)
+        self.review = Review(model, session, jobs, self)
+        self.layouts = Layouts(theme, model, self.review)
+        self.ortho = self.layouts.ortho
+        self._ruler = RulerTool(model)
         self.welcome = Welcome(theme)
         self.layers = LayersPanel(theme, model, session)
         self.segment = SegmentPanel(theme, session)
         self.result = ResultPanel(theme, model, session)
         self.corrections = Corrections(model, session, jobs, self)
-        self.correct = CorrectPanel(theme, model, session, self.corrections, lambda: self.ortho.active.plane)
+        self.correct = CorrectPanel(theme, model, session, self.corrections, lambda: self.layouts.active.plane)
         self._brush = BrushTool(self.corrections, model)
         self.cases = Cases(model, session, jobs, self.corrections, settings, self)
         self.banner = Banner(theme, session)
-        self.readout = Readout(model, session)
+        self.readout = Readout(model)
 
         self.panel = QScrollArea()
         self.panel.setObjectName("panel")
@@ -117,7 +127,7 @@ class MainWindow(QMainWindow):
         column = QVBoxLayout(pictures)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)
-        column.addWidget(self.ortho, 1)
+        column.addWidget(self.layouts, 1)
         column.addWidget(self.readout)
         desk = QWidget()
         row = QHBoxLayout(desk)
@@ -141,10 +151,11 @@ class MainWindow(QMainWindow):
         everything = QVBoxLayout(self._surface)
         everything.setContentsMargins(0, 0, 0, 0)
         everything.setSpacing(0)
-        everything.addWidget(self._make_header())
+        self._header, self._footer = self._make_header(), self._make_footer()
+        everything.addWidget(self._header)
         everything.addWidget(self._message)
         everything.addWidget(self.pages, 1)
-        everything.addWidget(self._make_footer())
+        everything.addWidget(self._footer)
         self.setCentralWidget(self._surface)
         self._targets = DropTargets(theme, self._surface)
 
@@ -165,6 +176,10 @@ class MainWindow(QMainWindow):
         self.corrections.changed.connect(self._update_corrections)
         self.corrections.volumes_changed.connect(self.result.show_volumes)
         model.convention_changed.connect(self._update_convention)
+        model.layout_changed.connect(self._update_layout)
+        model.ruler_changed.connect(self._update_ruler)
+        self.layouts.compare.browse_mask.connect(self.browse_mask)
+        self.layouts.compare.browse_earlier.connect(self.browse_earlier)
         theme.changed.connect(self._update)
         self._bind_keys()
         self._update()
@@ -201,16 +216,21 @@ class MainWindow(QMainWindow):
         row.addWidget(self.patient_button)
         row.addWidget(self.patient_name, 1)
         row.addStretch()
+        layouts = {
+            Layout.PLANES: ("3 planes", "Three planes (F2)"),
+            Layout.SURFACE: ("3-D", "Three planes and the surface (F3)"),
+            Layout.PLANE: ("One", "One big plane (F4, or double-click it)"),
+            Layout.SEQUENCES: ("Sequences", "Every sequence side by side (F5)"),
+            Layout.COMPARE: ("Compare", "Two results side by side or swiped (F6)"),
+        }
         self.layout_choice = Segments(
-            (
-                (None, "3 planes", "All three planes (Enter)"),
-                (Plane.AXIAL, "Axial", "One big axial view (double-click it)"),
-                (Plane.CORONAL, "Coronal", "One big coronal view (double-click it)"),
-                (Plane.SAGITTAL, "Sagittal", "One big sagittal view (double-click it)"),
-            ),
-            "Layout",
+            tuple((layout, *layouts[layout]) for layout in layouts if layout in self.layouts.offered), "Layout"
         )
-        self.layout_choice.chosen.connect(self._enlarge)
+        self.layout_choice.chosen.connect(lambda layout: self._lay_out(layout=layout))
+        self.plane_choice = Segments(
+            tuple((plane, plane.title[0], f"{plane.title} (P for the next)") for plane in reversed(Plane)), "Plane"
+        )
+        self.plane_choice.chosen.connect(lambda plane: self._lay_out(plane=plane))
         self.side_choice = Segments(
             (
                 (True, "R | L", "Radiological: the patient's left on the right of the screen (R)"),
@@ -219,8 +239,8 @@ class MainWindow(QMainWindow):
             "Side",
         )
         self.side_choice.chosen.connect(lambda radiological: self.model.set_radiological(bool(radiological)))
-        for view in self.ortho.views.values():
-            view.enlarged.connect(lambda _: self._update_layout())
+        row.addWidget(self.plane_choice)
+        row.addSpacing(4)
         row.addWidget(self.layout_choice)
         row.addSpacing(4)
         row.addWidget(self.side_choice)
@@ -246,6 +266,7 @@ class MainWindow(QMainWindow):
             ("Demo patient", "Ctrl+D", lambda: self.session.open_demo()),
             ("Save...", "Ctrl+S", self.save),
             ("Save the case...", "Ctrl+Shift+S", self.save_case),
+            ("Save a picture...", "Ctrl+P", self.save_picture),
             ("Close the patient", "Ctrl+W", self.session.close),
         ):
             entry = action(text, self, keys)
@@ -266,6 +287,19 @@ class MainWindow(QMainWindow):
             entry.triggered.connect(lambda _=False, act=act: act())
             menu.addAction(entry)
             self.menu_actions[name] = entry
+            self.addAction(entry)
+        menu.addSeparator()
+        for text, keys, act in (
+            ("Measure", "M", self.measure),
+            ("Show voxels as they are", "I", lambda: self.model.set_interpolated(not self.model.interpolated)),
+            ("Sagittal nose to the right", "Shift+R", lambda: self.model.set_nose_left(not self.model.nose_left)),
+            ("Full screen", "F11", self.toggle_full_screen),
+        ):
+            entry = action(text, self, keys)
+            entry.setCheckable(text != "Measure")
+            entry.triggered.connect(lambda _=False, act=act: self._pressed(act))
+            menu.addAction(entry)
+            self.menu_actions[text] = entry
             self.addAction(entry)
         menu.addSeparator()
         looks = menu.addMenu("Appearance")
@@ -309,8 +343,20 @@ class MainWindow(QMainWindow):
             ("O", lambda: model.set_overlay(style=_after(model.overlay.style))),
             ("G", session.go_to_largest),
             ("R", lambda: model.set_radiological(not model.radiological)),
-            ("PgUp", lambda: model.step(self.ortho.active.plane, 1)),
-            ("PgDown", lambda: model.step(self.ortho.active.plane, -1)),
+            ("V", self._next_map),
+            ("T", lambda: model.set_overlay(other_shown=not model.overlay.other_shown)),
+            ("L", lambda: self.review.next_lesion(1)),
+            ("Shift+L", lambda: self.review.next_lesion(-1)),
+            ("N", lambda: self.review.next_finding(1)),
+            ("Shift+N", lambda: self.review.next_finding(-1)),
+            ("W", self._next_preset),
+            (",", lambda: model.set_layout(swipe=model.swipe - SWIPE_STEP)),
+            (".", lambda: model.set_layout(swipe=model.swipe + SWIPE_STEP)),
+            ("PgUp", lambda: model.step(self.layouts.active.plane, 1)),
+            ("PgDown", lambda: model.step(self.layouts.active.plane, -1)),
+            *((f"F{n}", partial(self._lay_out, layout=layout)) for n, layout in enumerate(Layout, start=2)),
+            ("P", lambda: self._activate(_after(self.layouts.active.plane, -1))),
+            ("Shift+P", lambda: self._activate(_after(self.layouts.active.plane))),
             ("+", lambda: model.set_view(model.zoom * 1.2, model.centre)),
             ("=", lambda: model.set_view(model.zoom * 1.2, model.centre)),
             ("-", lambda: model.set_view(model.zoom / 1.2, model.centre)),
@@ -322,9 +368,9 @@ class MainWindow(QMainWindow):
             ("D", lambda: self.corrections.take(ball=not self.corrections.hand.ball)),
             ("A", lambda: self.corrections.take(radius_mm=self.corrections.hand.radius_mm / RADIUS_STEP)),
             ("S", lambda: self.corrections.take(radius_mm=self.corrections.hand.radius_mm * RADIUS_STEP)),
-            ("F", lambda: self.corrections.use_at(model.crosshair, self.ortho.active.plane)),
-            ("H", lambda: self.corrections.fill_holes(self.ortho.active.plane)),
-            ("J", lambda: self.corrections.interpolate(self.ortho.active.plane)),
+            ("F", lambda: self.corrections.use_at(model.crosshair, self.layouts.active.plane)),
+            ("H", lambda: self.corrections.fill_holes(self.layouts.active.plane)),
+            ("J", lambda: self.corrections.interpolate(self.layouts.active.plane)),
             ("Ctrl+Y", lambda: self.corrections.redo()),
             ("F9", self.toggle_panel),
             ("?", self.show_shortcuts),
@@ -356,14 +402,15 @@ class MainWindow(QMainWindow):
         arrows = (Qt.Key.Key_Left, Qt.Key.Key_Right, Qt.Key.Key_Up, Qt.Key.Key_Down)
         if self._card is None and event.key() in arrows and self.model.layer is not None:
             # Whatever has the focus did not want the arrow; the plane last pointed at does.
-            self.ortho.active.keyPressEvent(event)
+            self.layouts.active.keyPressEvent(event)
             return
         focus = QApplication.focusWidget()
         if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter) and self._card is None:
             if isinstance(focus, QAbstractButton):
                 focus.click()
             elif self.model.layer is not None:
-                self._enlarge(None if self.ortho.big is not None else self.ortho.active.plane)
+                self.layouts.toggle_big()
+                self._focus_pictures()
             return
         super().keyPressEvent(event)
 
@@ -380,8 +427,13 @@ class MainWindow(QMainWindow):
             self.session.dismiss()
         elif self.corrections.hand.tool is not Tool.LOOK:
             self.corrections.take(tool=Tool.LOOK)
+        elif self._measuring:
+            self._put_ruler_away()
+        elif self.isFullScreen():
+            self.toggle_full_screen()
         elif self.ortho.big is not None:
-            self._enlarge(None)
+            self.layouts.enlarge(None)
+            self._focus_pictures()
 
     def _segment(self) -> None:
         if self.segment.button.isEnabled() and self.session.stage in (Stage.READY, Stage.DONE):
@@ -457,6 +509,34 @@ class MainWindow(QMainWindow):
         if name:
             self.settings.last_folder = str(Path(name).parent)
             self.corrections.copy_from_file(Path(name), everything)
+
+    def save_picture(self) -> None:
+        """Choose where to, then write what the views show, with a line that says on which side is what."""
+        if self.model.layer is None:
+            return
+        name, _ = QFileDialog.getSaveFileName(
+            self, "Save a picture", str(Path(self._last_folder()) / "gliascope.png"), "PNG (*.png)"
+        )
+        if not name:
+            return
+        path = Path(name).with_suffix(".png")
+        if not self.picture().save(str(path)):
+            error = CannotWrite(f"{path.name} could not be written", "", "Check that you may write there.")
+            self.session.fail(error, "Saving stopped")
+
+    def picture(self) -> QImage:
+        """What the views show, with what a reader has to know of it."""
+        return compose(self.layouts, words_for(self.model, {view.plane for view in self.layouts.views}))
+
+    def browse_mask(self) -> None:
+        """Choose a mask to compare with."""
+        name, _ = QFileDialog.getOpenFileName(self, "Compare with a mask", self._last_folder(), SCANS)
+        self._opened([Path(name)] if name else [], lambda paths: self.review.compare_file(paths[0]))
+
+    def browse_earlier(self) -> None:
+        """Choose an earlier scan of the same patient."""
+        names, _ = QFileDialog.getOpenFileNames(self, "Compare with an earlier scan", self._last_folder(), SCANS)
+        self._opened([Path(name) for name in names], self.review.compare_earlier)
 
     def _opened(self, paths: list[Path], use: Callable[[list[Path]], None]) -> None:
         if paths:
@@ -548,17 +628,85 @@ class MainWindow(QMainWindow):
         self.panel.setVisible(not self.panel.isVisible())
         self.settings.panel_shown = self.panel.isVisible()
 
-    def _enlarge(self, plane: object) -> None:
-        self.ortho.enlarge(plane if isinstance(plane, Plane) else None)
-        self._update_layout()
+    def toggle_full_screen(self) -> None:
+        """The pictures alone on the whole screen, or the window as it was."""
+        full = not self.isFullScreen()
+        if full:
+            self._before_full = self.isMaximized()
+            self.showFullScreen()
+        elif self._before_full:
+            self.showMaximized()
+        else:
+            self.showNormal()
+        for part in (self._header, self._footer):
+            part.setVisible(not full)
+        self.panel.setVisible(not full and self.settings.panel_shown)
+        self.menu_actions["Full screen"].setChecked(full)
+        self._focus_pictures()
+
+    def measure(self) -> None:
+        """The two diameters of the tumour, or with no tumour a ruler to draw with; once more, and it is put away."""
+        if self._ruler.draws:
+            self._put_ruler_away()
+            return
+        self._ruler.draws = True
+        self.corrections.take(tool=Tool.LOOK)
+        self.layouts.set_tool(self._ruler)
+        if self.model.ruler is None:
+            self.review.show_diameters()
+
+    def _put_ruler_away(self) -> None:
+        self._ruler.draws = False
+        self.model.set_ruler(None)
+        if self.layouts.tool is self._ruler:
+            self.layouts.set_tool(None)
+
+    @property
+    def _measuring(self) -> bool:
+        return self._ruler.draws or self.model.ruler is not None
+
+    def _update_ruler(self) -> None:
+        # The ends of lines on screen can be taken; a brush in hand is left there.
+        if self.model.ruler is not None and self.layouts.tool is None:
+            self.layouts.set_tool(self._ruler)
+        elif not self._measuring and self.layouts.tool is self._ruler:
+            self.layouts.set_tool(None)
+
+    def _next_map(self) -> None:
+        possible = self.model.maps
+        now = self.model.overlay.map
+        self.model.set_overlay(map=possible[(possible.index(now) + 1) % len(possible)], visible=True)
+
+    def _next_preset(self) -> None:
+        names, now = list(PRESETS), self.model.preset
+        self.model.set_preset(names[(names.index(now) + 1) % len(names)] if now is not None else names[0])
+
+    def _lay_out(self, layout: object = None, plane: object = None) -> None:
+        if self.model.layer is None or layout not in (None, *self.layouts.offered):
+            return
+        self.model.set_layout(
+            layout if isinstance(layout, Layout) else None, plane if isinstance(plane, Plane) else None
+        )
+        self._focus_pictures()
+
+    def _activate(self, plane: Plane) -> None:
+        self.layouts.activate(plane)
         self._focus_pictures()
 
     def _focus_pictures(self) -> None:
         if self.pages.currentIndex() == 1:
-            self.ortho.active.setFocus(Qt.FocusReason.OtherFocusReason)
+            self.layouts.active.setFocus(Qt.FocusReason.OtherFocusReason)
 
     def _update_layout(self) -> None:
-        self.layout_choice.set(self.ortho.big.plane if self.ortho.big is not None else None)
+        model = self.model
+        self.layout_choice.set(model.layout)
+        self.plane_choice.set(model.plane)
+        one_plane = model.layout in (Layout.PLANE, Layout.SEQUENCES, Layout.COMPARE)
+        self.plane_choice.setVisible(one_plane and self.pages.currentIndex() == 1)
+        if model.layout is not Layout.COMPARE:
+            # A comparison begins with something to compare with, and that is not remembered.
+            self.settings.layout = model.layout
+        self.settings.plane, self.settings.swiped = model.plane, model.swiped
 
     def _choose_appearance(self, value: str) -> None:
         self.theme.choose(value)
@@ -597,6 +745,7 @@ class MainWindow(QMainWindow):
         for name, possible, why in (
             ("Save", session.stage is Stage.DONE, "There is no mask yet. Segment first."),
             ("Save the case", not self.cases.why_not, self.cases.why_not),
+            ("Save a picture", bool(session.name), "No patient is open."),
             ("Close the patient", bool(session.name), "No patient is open."),
         ):
             self.menu_actions[name].setEnabled(possible)
@@ -629,7 +778,7 @@ class MainWindow(QMainWindow):
 
     def _update_tool(self) -> None:
         looking = self.corrections.hand.tool is Tool.LOOK
-        self.ortho.set_tool(None if looking else self._brush)
+        self.layouts.set_tool(self._brush if not looking else self._ruler if self._measuring else None)
         if not looking and not self._was_correcting:
             # The first tool brings more of the section with it, which may lie below the window's edge.
             self.panel.verticalScrollBar().rangeChanged.connect(
@@ -675,21 +824,38 @@ class MainWindow(QMainWindow):
         self._message.setVisible(self.session.problem is not None)
 
     def _update_convention(self) -> None:
-        self.side_choice.set(self.model.radiological)
-        self.settings.radiological = self.model.radiological
+        model = self.model
+        self.side_choice.set(model.radiological)
+        self.menu_actions["Show voxels as they are"].setChecked(not model.interpolated)
+        self.menu_actions["Sagittal nose to the right"].setChecked(not model.nose_left)
+        self.settings.radiological, self.settings.nose_left = model.radiological, model.nose_left
+        self.settings.interpolated = model.interpolated
 
     def _restore(self) -> None:
-        self.model.set_radiological(self.settings.radiological)
+        settings, model = self.settings, self.model
+        layout = (settings.layout, settings.plane, settings.swiped)
+        nose_left, interpolated = settings.nose_left, settings.interpolated
+        model.set_radiological(settings.radiological)
+        model.set_nose_left(nose_left)
+        model.set_interpolated(interpolated)
+        model.set_layout(*layout)
+        model.set_habits(settings.windows)
         self.panel.setVisible(self.settings.panel_shown)
         geometry = self.settings.geometry
         if geometry is not None:
             self.restoreGeometry(geometry)
-        self.ortho.halve()
+        self.ortho.split(settings.splits or QByteArray())
 
     def closeEvent(self, event: QCloseEvent) -> None:
+        if self.isFullScreen():
+            self.toggle_full_screen()
         self.settings.geometry = self.saveGeometry()
         self.corrections.end_stroke()
         self.cases.close()
+        self.settings.windows = self.model.habits
+        splits = self.ortho.splits()
+        if not splits.isEmpty():
+            self.settings.splits = splits
         self.session.close()
         self.jobs.close()
         super().closeEvent(event)
@@ -700,7 +866,7 @@ def dropped_paths(mime: QMimeData) -> list[Path]:
     return [Path(url.toLocalFile()) for url in mime.urls() if url.isLocalFile()]
 
 
-def _after(choice: Choice) -> Choice:
+def _after(choice: Choice, step: int = 1) -> Choice:
     """The next of an enumeration's members, the first after the last."""
     members = list(type(choice))
-    return members[(members.index(choice) + 1) % len(members)]
+    return members[(members.index(choice) + step) % len(members)]

@@ -16,10 +16,10 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from app.controls import IconButton, IconLabel, Section, Segments, Swatch, label, push
+from app.controls import IconButton, IconLabel, MenuButton, Section, Segments, Swatch, label, push
 from app.session import Session, Stage
 from app.theme import Theme
-from app.viewer_model import MaskStyle, ViewerModel
+from app.viewer_model import Map, MaskStyle, ViewerModel
 from engine.volume import interval_in_words, ml_in_words
 
 # Okabe and Ito's, without black and grey.
@@ -206,6 +206,9 @@ class ResultPanel(Section):
         look.addWidget(self.opacity, 1)
         look.addWidget(self.style_choice)
         self.body.addLayout(look)
+        self.map_button = MenuButton(theme, "What is painted over the scan (V)")
+        self.map_button.clicked.connect(self._choose_map)
+        self.body.addWidget(self.map_button)
 
         self.save_button = push("Save", "primary", "Save the mask and a record of how it was made (Ctrl+S)")
         self.save_button.clicked.connect(self.save)
@@ -263,11 +266,34 @@ class ResultPanel(Section):
             "Opacity of the fill ([ and ])" if overlay.filled else "The outline alone has no fill; choose Fill first."
         )
         self.style_choice.set(overlay.style)
+        self.map_button.setText(overlay.map.title)
+        self.map_button.setAccessibleName(f"Painted over the scan: {overlay.map.title}")
         for region, shown in (("whole_tumour", overlay.whole_tumour_shown), ("core", overlay.core_shown)):
             title = region.replace("_", " ")
             self.eyes[region].draw("eye" if shown else "eye-slash")
             self.eyes[region].say(f"Hide the {title}" if shown else f"Show the {title}")
             self.swatches[region].set_colour(getattr(overlay, region))
+
+    def map_menu(self) -> QMenu:
+        """What can be painted over the scan; what cannot says why."""
+        menu = QMenu(self)
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        menu.setToolTipsVisible(True)
+        possible = self._model.maps
+        for kind in Map:
+            choice = QAction(kind.title, menu)
+            choice.setCheckable(True)
+            choice.setChecked(self._model.overlay.map is kind)
+            choice.setEnabled(kind in possible)
+            choice.setToolTip("" if kind in possible else
+                              "Choose something to compare with first." if kind is Map.DISAGREEMENT else
+                              "This mask has no probabilities.")  # fmt: skip
+            choice.triggered.connect(lambda _=False, kind=kind: self._model.set_overlay(map=kind))
+            menu.addAction(choice)
+        return menu
+
+    def _choose_map(self) -> None:
+        self.map_menu().popup(self.map_button.mapToGlobal(self.map_button.rect().bottomLeft()))
 
     def _toggle(self, region: str) -> None:
         now = getattr(self._model.overlay, f"{region}_shown")

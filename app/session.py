@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     # Reading and segmenting pull in libraries that a window on its way to the screen does not need yet.
     from engine.export import Saved
     from engine.inference import Segmentation
+    from engine.model_card import ModelCard
     from engine.registry import Choice
     from engine.sequences import SubjectFiles
 
@@ -211,6 +212,16 @@ class Session(QObject):
     def saved(self) -> Saved | None:
         """Where the result lies, once saved."""
         return self._desk.saved
+
+    @property
+    def truth(self) -> Path | None:
+        """A segmentation that lies beside the patient's scans."""
+        return self._desk.files.segmentation if self._desk.files is not None else None
+
+    @property
+    def models(self) -> tuple[ModelCard, ...]:
+        """The models that there are."""
+        return self._desk.opened.listing.models if self._desk.opened is not None else ()
 
     @property
     def problem(self) -> Problem | None:
@@ -551,6 +562,10 @@ class Session(QObject):
         desk.result = Result(segmentation, mask, choice, seconds)
         desk.saved = None
         desk.written.clear()
+        if self.model.shown not in segmentation.used:
+            # Whoever judges a mask wants to see what it was made from; oedema shows best where it is brightest.
+            order = (Sequence.FLAIR, Sequence.T1CE, Sequence.T2, Sequence.T1)
+            self.model.show(next(sequence for sequence in order if sequence in segmentation.used))
         self.model.set_mask(mask)
         self._go_to_tumour(mask)
         self._begin(Stage.DONE)

@@ -6,7 +6,13 @@ be cleared, and remembering them can be switched off.
 
 from __future__ import annotations
 
+import json
+import math
+from contextlib import suppress
+
 from PySide6.QtCore import QByteArray, QSettings
+
+from app.viewer_model import Layout, Plane
 
 
 class Settings:
@@ -80,6 +86,79 @@ class Settings:
         else:
             self._store.remove("recent_cases")
         self._store.sync()
+
+    @property
+    def nose_left(self) -> bool:
+        """Whether sagittal slices look to the left."""
+        return self._flag("nose_left", True)
+
+    @nose_left.setter
+    def nose_left(self, value: bool) -> None:
+        self._store.setValue("nose_left", value)
+
+    @property
+    def interpolated(self) -> bool:
+        """Whether scans are smoothed between voxels."""
+        return self._flag("interpolated", True)
+
+    @interpolated.setter
+    def interpolated(self, value: bool) -> None:
+        self._store.setValue("interpolated", value)
+
+    @property
+    def swiped(self) -> bool:
+        """Whether comparisons are swiped."""
+        return self._flag("swiped", False)
+
+    @swiped.setter
+    def swiped(self, value: bool) -> None:
+        self._store.setValue("swiped", value)
+
+    @property
+    def layout(self) -> Layout:
+        """Which views were on screen."""
+        value = str(self._store.value("layout", ""))
+        return next((layout for layout in Layout if layout.value == value), Layout.PLANES)
+
+    @layout.setter
+    def layout(self, value: Layout) -> None:
+        self._store.setValue("layout", value.value)
+
+    @property
+    def plane(self) -> Plane:
+        """Which plane the layouts of one plane showed."""
+        value = str(self._store.value("plane", ""))
+        return next((plane for plane in Plane if plane.title == value), Plane.AXIAL)
+
+    @plane.setter
+    def plane(self, value: Plane) -> None:
+        self._store.setValue("plane", value.title)
+
+    @property
+    def splits(self) -> QByteArray | None:
+        """Where the splitters between the planes were."""
+        value = self._store.value("splits")
+        return value if isinstance(value, QByteArray) else None
+
+    @splits.setter
+    def splits(self, value: QByteArray) -> None:
+        self._store.setValue("splits", value)
+
+    @property
+    def windows(self) -> dict[str, tuple[float, float]]:
+        """For each sequence how its window was last set; see `ViewerModel.habits`."""
+        with suppress(ValueError, TypeError, AttributeError):
+            kept = json.loads(str(self._store.value("windows", "{}")))
+            return {
+                str(name): (float(low), float(high))
+                for name, (low, high) in kept.items()
+                if math.isfinite(low) and math.isfinite(high) and low < high
+            }
+        return {}
+
+    @windows.setter
+    def windows(self, value: dict[str, tuple[float, float]]) -> None:
+        self._store.setValue("windows", json.dumps(value))
 
     @property
     def last_folder(self) -> str:

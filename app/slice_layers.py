@@ -17,7 +17,7 @@ from PySide6.QtGui import QColor, QImage, QLinearGradient, QPainter, QPen
 
 from app.cut import Cut
 from app.theme import DISAGREEMENT, LABEL_PX, body_font
-from app.viewer_model import Layer, LayerKey, Map, Mask, Overlay, Point, Side, ViewerModel, Window
+from app.viewer_model import Layer, LayerKey, Map, Mask, Overlay, Point, Ruler, Side, ViewerModel, Window
 from engine.volume import TUMOUR_CORE, FloatArray, Grid, LabelArray, LabelMap, Sequence
 
 GREYS = [0xFF000000 | level << 16 | level << 8 | level for level in range(256)]
@@ -138,11 +138,11 @@ class MapLayer:
         overlay, mask = frame.model.overlay, frame.model.mask_of(frame.side)
         if not overlay.visible or mask is None or not mask.probabilities or overlay.map not in RAMPS:
             return
-        made_of = (mask, frame.cut, frame.index, overlay.map, overlay.whole_tumour, overlay.core)
+        made_of = (mask, frame.cut, frame.index, overlay.map)
         if made_of != self._made_of:
             self._made_of = made_of
             level = np.clip(self._values(frame, mask, overlay.map) * 255.0, 0, 255).astype(np.uint8)
-            self._image = coloured(np.ascontiguousarray(level), ramp(overlay))
+            self._image = coloured(np.ascontiguousarray(level), ramp())
         painter.setOpacity(frame.fade)
         painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, frame.model.interpolated)
         painter.drawImage(frame.place, self._image)
@@ -163,17 +163,24 @@ class MapLayer:
 RAMPS = (Map.WHOLE_TUMOUR, Map.CORE, Map.UNCERTAINTY)
 
 
-@lru_cache(maxsize=8)
-def ramp(overlay: Overlay) -> list[int]:
-    """256 ARGB colours from nothing over the region's own colour to white."""
-    colour = QColor({Map.WHOLE_TUMOUR: overlay.whole_tumour, Map.CORE: overlay.core}.get(overlay.map, DISAGREEMENT))
-    table = []
-    for level in range(256):
-        share = level / 255
-        towards_white = max(0.0, (share - 0.6) / 0.4) * 0.75
-        mixed = [round(c + (255 - c) * towards_white) for c in (colour.red(), colour.green(), colour.blue())]
-        table.append(_argb(QColor(*mixed), round(255 * 0.85 * min(1.0, share / 0.8))))
-    return table
+# From nothing over violet and red to light yellow: it grows lighter all the way, so no colour has to be told apart.
+_STOPS = (
+    (0.0, (30, 10, 70), 0.0),
+    (0.25, (92, 24, 132), 0.62),
+    (0.5, (196, 52, 112), 0.8),
+    (0.75, (242, 134, 62), 0.88),
+    (1.0, (252, 240, 140), 0.94),
+)
+
+
+@lru_cache(maxsize=1)
+def ramp() -> list[int]:
+    """256 ARGB colours for values from 0 to 1."""
+    places = [place for place, _, _ in _STOPS]
+    levels = np.arange(256) / 255
+    channels = [np.interp(levels, places, [colour[c] for _, colour, _ in _STOPS]) for c in range(3)]
+    alpha = np.interp(levels, places, [a for _, _, a in _STOPS]) * 255
+    return [_argb(QColor(round(r), round(g), round(b)), round(a)) for r, g, b, a in zip(*channels, alpha, strict=True)]
 
 
 class MaskLayer:
@@ -198,7 +205,7 @@ class MaskLayer:
         own = self._slice("own", frame, mask.labels if mask is not None else None)
         compared = self._slice("other", frame, other.labels if other is not None else None)
         differing = overlay.map is Map.DISAGREEMENT and own is not None and compared is not None
-        outlined = compared is not None and (overlay.other_shown or differing)
+        outlined = compared is not None and (differing or (overlay.other_shown and overlay.map is Map.NONE))
         used = [picture for picture in (own, compared if outlined else None) if picture is not None]
         box = _box(used)
         if box is None:
@@ -422,7 +429,7 @@ class MarksLayer:
         strip = QRectF(frame.area.left() + 10, frame.area.bottom() - 16, 72, 6)
         shades = QLinearGradient(strip.topLeft(), strip.topRight())
         for level in range(0, 256, 51):
-            shades.setColorAt(level / 255, QColor.fromRgba(ramp(overlay)[level]))
+            shades.setColorAt(level / 255, QColor.fromRgba(ramp()[level]))
         painter.setPen(QPen(SOFT_WHITE, 1))
         painter.setBrush(QColor("black"))
         painter.drawRect(strip)
@@ -432,6 +439,33 @@ class MarksLayer:
         painter.setFont(body_font(LABEL_PX))
         title = "0 to 1" if overlay.map is not Map.UNCERTAINTY else "sure to unsure"
         painter.drawText(QPointF(strip.right() + 8, strip.bottom() + 2), title)
+
+
+def shows_ruler(frame: Frame, ruler: Ruler) -> bool:
+    """Whether a measurement lies on the slice of a frame."""
+    middle = ruler.lines.longest.mean(axis=0)
+    return ruler.plane is frame.cut.plane and frame.cut.index_of(middle) == frame.index
+
+
+def paint_ruler(painter: QPainter, frame: Frame, ruler: Ruler) -> None:
+    """Draw both diameters and their lengths."""
+    if not shows_ruler(frame, ruler):
+        return
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing, True)
+    lines = [[frame.pixel_of(end) for end in line] for line in (ruler.lines.longest, ruler.lines.across)]
+    for colour, width in ((QColor(0, 0, 0, 170), 3.5), (QColor("white"), 1.5)):
+        painter.setPen(QPen(colour, width))
+        for first, last in lines:
+            painter.drawLine(first, last)
+    words = f"{ruler.lines.longest_mm:.1f} x {ruler.lines.across_mm:.1f} mm" + ("  by hand" if ruler.by_hand else "")
+    painter.setFont(body_font(LABEL_PX))
+    rightmost = max((end for line in lines for end in line), key=lambda end: end.x())
+    size = painter.fontMetrics().boundingRect(words)
+    x = min(rightmost.x() + 10, frame.area.right() - size.width() - 10)
+    box = QRectF(x - 4, rightmost.y() - size.height() - 8, size.width() + 8, size.height() + 4)
+    painter.fillRect(box, SHADE)
+    painter.setPen(QColor("white"))
+    painter.drawText(box, int(Qt.AlignmentFlag.AlignCenter), words)
 
 
 class SliceLayers:

@@ -22,7 +22,7 @@ from PySide6.QtGui import (
 from PySide6.QtWidgets import QAbstractScrollArea, QWidget
 
 from app.cut import Cut, cut_of
-from app.slice_layers import SOFT_WHITE, Frame, MarksLayer, SliceLayers
+from app.slice_layers import SOFT_WHITE, Frame, MarksLayer, SliceLayers, paint_ruler
 from app.slice_slider import SliceSlider
 from app.theme import LABEL_PX, body_font
 from app.viewer_model import Layer, LayerKey, Plane, Point, Side, ViewerModel, Window
@@ -141,8 +141,9 @@ class SliceView(QAbstractScrollArea):
             model.crosshair_changed,
         ):
             signal.connect(self._update)
-        for signal in (model.window_changed, model.overlay_changed, model.view_changed):
+        for signal in (model.window_changed, model.view_changed, model.ruler_changed, model.layout_changed):
             signal.connect(self.viewport().update)
+        model.overlay_changed.connect(self._update)
         for signal in (model.labels_changed, model.other_changed):
             signal.connect(self._forget_masks)
         model.labels_edited.connect(self._see_edit)
@@ -330,6 +331,8 @@ class SliceView(QAbstractScrollArea):
             else:
                 self._layers[self._side].paint(painter, frame)
             self._marks.paint(painter, frame, self._words(painter, frame))
+            if self.model.ruler is not None:
+                paint_ruler(painter, frame, self.model.ruler)
             if self._tool is not None:
                 painter.save()
                 painter.setRenderHint(QPainter.RenderHint.Antialiasing, True)
@@ -433,6 +436,9 @@ class SliceView(QAbstractScrollArea):
         if self._tool_holds or self._press_tool(event):
             return
         self._held = event.button()
+        if self._key is not None:
+            # The diagrams and the read-out speak of the sequence that was pressed.
+            self.model.show(self._key)
         if self._held == Qt.MouseButton.LeftButton and event.modifiers() & Qt.KeyboardModifier.ShiftModifier:
             # Trackpads have no middle button.
             self._held = Qt.MouseButton.MiddleButton

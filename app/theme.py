@@ -194,9 +194,13 @@ QWidget {{ color: {c.text}; font-size: {BODY_PX}px; }}
 QMainWindow, #surface {{ background: {c.background}; }}
 QToolTip {{ background: {c.raised}; color: {c.text}; border: 1px solid {c.hairline}; padding: 5px 7px; }}
 
-#header, #footer, #panel, #panelBody, #readout, #cell {{ background: {c.panel}; }}
+#header, #footer, #panel, #panelBody, #readout, #cell, #bar {{ background: {c.panel}; }}
 #header {{ border-bottom: 1px solid {c.hairline}; }}
 #footer {{ border-top: 1px solid {c.hairline}; }}
+#bar {{ border-bottom: 1px solid {c.hairline}; }}
+#lines {{ background: {c.hairline}; }}
+#black {{ background: black; }}
+#onBlack {{ color: {DARK.secondary}; background: black; }}
 #readout {{ border-top: 1px solid {c.hairline}; }}
 #panel {{ border: none; border-right: 1px solid {c.hairline}; }}
 #section {{ background: transparent; border: none; border-bottom: 1px solid {c.hairline}; }}
@@ -261,6 +265,14 @@ QPushButton#segment:checked {{ background: {blend(c.text, c.raised, 0.10)}; colo
 QPushButton#segment:focus {{ border: 1px solid {c.accent}; }}
 #segments {{ background: {c.raised}; border: 1px solid {c.hairline}; border-radius: {RADIUS}px; }}
 
+QPushButton#menu {{ text-align: left; padding-right: 30px; }}
+QPushButton#finding {{
+    background: transparent; border: 1px solid transparent; border-radius: {RADIUS}px; padding: 0 8px;
+    text-align: left; min-height: 24px; max-height: 24px;
+}}
+QPushButton#finding:hover {{ background: {c.raised}; }}
+QPushButton#finding[here="true"] {{ background: {blend(c.accent, c.panel, 0.16)}; }}
+QPushButton#finding:focus {{ border: 1px solid {c.accent}; }}
 #row {{
     background: transparent; border: 1px solid transparent; border-radius: {RADIUS}px; padding: 0;
     min-height: 40px; max-height: 40px;

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from PySide6.QtCore import QObject, Signal
 
 from app.theme import CORE, WHOLE_TUMOUR
 from engine.volume import TUMOUR_CORE, Box, FloatArray, LabelMap, Sequence, Volume
+
+if TYPE_CHECKING:
+    from engine.diameters import Diameters
 
 LayerKey = Sequence | Path
 Point = NDArray[np.float64]
@@ -37,6 +41,10 @@ class Plane(Enum):
     def title(self) -> str:
         """Its name on screen."""
         return self.name.capitalize()
+
+
+# What black and white are, as shares of the way from the black to the white of the window that suits the tissue.
+PRESETS = {"Tissue": (0.0, 1.0), "Wide": (-0.1, 1.6), "Bright": (0.4, 1.15), "Dark": (0.0, 0.55)}
 
 
 class Layout(Enum):
@@ -77,7 +85,7 @@ class Map(Enum):
     def title(self) -> str:
         """Its name on screen."""
         return {
-            "none": "Masks alone",
+            "none": "Masks, no map",
             "whole_tumour": "Probability of whole tumour",
             "tumour_core": "Probability of core",
             "uncertainty": "Uncertainty",
@@ -289,6 +297,21 @@ class Version:
     layers: Mapping[LayerKey, Layer] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class Ruler:
+    """Two diameters on a slice.
+
+    Attributes:
+        plane: The plane they were measured in.
+        lines: In the patient, in mm.
+        by_hand: Whether somebody moved an end.
+    """
+
+    plane: Plane
+    lines: Diameters
+    by_hand: bool = False
+
+
 @dataclass(frozen=True)
 class Overlay:
     """How the masks are drawn.
@@ -341,6 +364,7 @@ class ViewerModel(QObject):
         other_changed: There is something else to compare with, or nothing.
         convention_changed: Slices lie otherwise on the screen: left and right, the nose, or interpolation.
         layout_changed: Other views, another plane of the one that is big, or another way to compare.
+        ruler_changed: Something else is measured, or nothing.
         pointer_changed: The pointer is over another place of the patient, or over none.
     """
 
@@ -355,12 +379,15 @@ class ViewerModel(QObject):
     other_changed = Signal()
     convention_changed = Signal()
     layout_changed = Signal()
+    ruler_changed = Signal()
     pointer_changed = Signal()
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._layers: dict[LayerKey, Layer] = {}
         self._windows: dict[LayerKey, Window] = {}
+        self._habits: dict[str, tuple[float, float]] = {}
+        self._ruler: Ruler | None = None
         self._shown: LayerKey | None = None
         self._crosshair: Point = np.zeros(3)
         self._centre: Point = np.zeros(3)
@@ -405,16 +432,20 @@ class ViewerModel(QObject):
         """
         self._layers = dict(layers)
         old_windows = self._windows if keep_place else {}
-        self._windows = {key: old_windows.get(key, layer.default_window) for key, layer in layers.items()}
+        self._windows = {key: old_windows.get(key, self._usual_window(key, layer)) for key, layer in layers.items()}
         if self._shown not in self._layers:
             self._shown = next(iter(self._layers), None)
-        self._mask = self._other = self._pointer = None
+        self._mask = self._other = self._pointer = self._ruler = None
         self._corrections = 0
         if not keep_place and self._layers:
             self._centre = self.content_mm.mean(axis=0)
             self._crosshair = self._snapped(self._centre)
             self._zoom = 1.0
         self.layers_changed.emit()
+
+    def _usual_window(self, key: LayerKey, layer: Layer) -> Window:
+        habit = self._habits.get(key.value) if isinstance(key, Sequence) else None
+        return layer.default_window if habit is None else _window_of(layer, habit)
 
     def show(self, key: LayerKey) -> None:
         """Display this layer, if it is there."""
@@ -513,7 +544,33 @@ class ViewerModel(QObject):
         window = Window(max(window.width, smallest), window.level)
         if window != self._windows[key]:
             self._windows[key] = window
+            if isinstance(key, Sequence):
+                self._habits[key.value] = _shares_of(layer, window)
             self.window_changed.emit()
+
+    def set_preset(self, name: str, key: LayerKey | None = None) -> None:
+        """One of `PRESETS` for a layer; for the displayed one when none is named."""
+        key = self._shown if key is None else key
+        if key is not None and key in self._layers:
+            self.set_window(_window_of(self._layers[key], PRESETS[name]), key)
+
+    @property
+    def preset(self) -> str | None:
+        """Which of `PRESETS` the displayed layer has."""
+        layer, window = self.layer, self.window
+        if layer is None or window is None:
+            return None
+        shares = _shares_of(layer, window)
+        return next((name for name, preset in PRESETS.items() if np.allclose(shares, preset, atol=5e-3)), None)
+
+    @property
+    def habits(self) -> dict[str, tuple[float, float]]:
+        """For each sequence how its window was last set, in shares as in `PRESETS`; for the patients to come."""
+        return dict(self._habits)
+
+    def set_habits(self, habits: Mapping[str, tuple[float, float]]) -> None:
+        """Begin with these windows."""
+        self._habits = dict(habits)
 
     def reset_window(self, key: LayerKey | None = None) -> None:
         """Back to the window that suits the tissue."""
@@ -563,12 +620,24 @@ class ViewerModel(QObject):
         """Show a mask, or none."""
         self._mask, self._mask_is_new, self._corrections = mask, True, 0
         self.labels_changed.emit()
+        self._drop_map()
 
     def mask_of(self, side: Side) -> Mask | None:
         """The mask of a side of a comparison."""
         if side is Side.MAIN:
             return self._mask
         return self._other.mask if self._other is not None else None
+
+    @property
+    def maps(self) -> tuple[Map, ...]:
+        """What can be painted over the scan now."""
+        chances = self._mask is not None and bool(self._mask.probabilities)
+        apart = self._mask is not None and self._other is not None and self._other.mask is not None
+        apart = apart and self._other is not None and not self._other.layers
+        return tuple(
+            kind for kind in Map
+            if kind is Map.NONE or (apart if kind is Map.DISAGREEMENT else chances)
+        )  # fmt: skip
 
     @property
     def other(self) -> Version | None:
@@ -579,6 +648,12 @@ class ViewerModel(QObject):
         """Compare with this, or with nothing."""
         self._other = other
         self.other_changed.emit()
+        self._drop_map()
+
+    def _drop_map(self) -> None:
+        """A map of what is no more is not painted, and not chosen either."""
+        if self._overlay.map not in self.maps:
+            self.set_overlay(map=Map.NONE)
 
     def correct_mask(self, mask: Mask) -> None:
         """Show what is known now of a mask that was corrected."""
@@ -626,6 +701,18 @@ class ViewerModel(QObject):
         if overlay != self._overlay:
             self._overlay = overlay
             self.overlay_changed.emit()
+
+    # Ruler
+
+    @property
+    def ruler(self) -> Ruler | None:
+        """What is measured on screen."""
+        return self._ruler
+
+    def set_ruler(self, ruler: Ruler | None) -> None:
+        """Show a measurement, or none."""
+        self._ruler = ruler
+        self.ruler_changed.emit()
 
     # Convention
 
@@ -699,3 +786,14 @@ class ViewerModel(QObject):
         self._swipe = self._swipe if swipe is None else min(1.0, max(0.0, swipe))
         if before != (self._layout, self._plane, self._swiped, self._swipe):
             self.layout_changed.emit()
+
+
+def _window_of(layer: Layer, shares: tuple[float, float]) -> Window:
+    usual = layer.default_window
+    low, high = (usual.low + share * usual.width for share in shares)
+    return Window(high - low, (high + low) / 2)
+
+
+def _shares_of(layer: Layer, window: Window) -> tuple[float, float]:
+    usual = layer.default_window
+    return (window.low - usual.low) / usual.width, (window.high - usual.low) / usual.width

@@ -7,7 +7,7 @@ the rest of the mask.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -58,7 +58,7 @@ class Finding:
 def find(
     labels: LabelMap,
     probabilities: Mapping[str, FloatArray],
-    volumes: Mapping[object, Volume],
+    volumes: Iterable[Volume],
     other: LabelMap | None = None,
     names: tuple[str, str] = ("this result", "the other"),
 ) -> tuple[Finding, ...]:
@@ -72,7 +72,7 @@ def find(
         names: What both results are called.
     """
     grid = labels.grid
-    found = _at_the_edge(labels, [v for v in volumes.values() if v.grid.same_as(grid)])
+    found = _at_the_edge(labels, [v for v in volumes if v.grid.same_as(grid)])
     found += _unsure(labels, probabilities)
     found += _islands(labels)
     if other is not None and other.grid.same_as(grid):

@@ -114,6 +114,25 @@ def lesion_count(mask: Mask) -> int:
     return int(count)
 
 
+def lesions(labels: LabelMap) -> list[tuple[float, NDArray[np.float64]]]:
+    """The connected pieces of the whole tumour, the largest first.
+
+    Returns:
+        Of each its volume in ml and the world position ``(3,)`` in mm of the voxel within it nearest to its middle.
+    """
+    box = bounding_box(labels.whole_tumour)
+    if box is None:
+        return []
+    pieces, count = cc3d.connected_components(labels.data[box] > 0, connectivity=_CONNECTIVITY, return_N=True)
+    corner = np.array([axis.start for axis in box])
+    found = []
+    for number in range(1, count + 1):
+        voxels = np.argwhere(pieces == number)
+        middle = voxels[np.argmin(((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1))]
+        found.append((len(voxels) * labels.grid.voxel_ml, labels.grid.to_world((middle + corner)[None])[0]))
+    return sorted(found, key=lambda lesion: -lesion[0])
+
+
 def without_small_pieces(mask: Mask, voxel_ml: float, minimum_ml: float) -> Mask:
     """A mask without its connected pieces below a volume.
 

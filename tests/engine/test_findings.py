@@ -26,7 +26,7 @@ def labels(whole, core=None):
 
 
 def scan(brain=BRAIN):
-    return {Sequence.T1: Volume(np.where(brain, 100.0, 0.0).astype(np.float32), GRID, Sequence.T1)}
+    return [Volume(np.where(brain, 100.0, 0.0).astype(np.float32), GRID, Sequence.T1)]
 
 
 def kinds(found):
@@ -72,7 +72,7 @@ def test_with_the_skull_on_there_is_no_telling_where_the_brain_ends():
     head[0] = 0
     tumour = np.zeros(GRID.shape, np.uint8)
     tumour[1:20, 10:40, 10:30] = 2
-    found = findings.find(LabelMap(tumour, big), {}, {Sequence.T1: Volume(head, big, Sequence.T1)})
+    found = findings.find(LabelMap(tumour, big), {}, [Volume(head, big, Sequence.T1)])
     assert found == ()
 
 
