@@ -54,11 +54,17 @@ class OrthoView(QWidget):
         self._rows.setStretchFactor(0, 1)
         self._rows.setStretchFactor(1, 1)
         # The two rows share one upright line, so that the planes stay in columns.
-        self._top.splitterMoved.connect(lambda: self._bottom.setSizes(self._top.sizes()))
-        self._bottom.splitterMoved.connect(lambda: self._top.setSizes(self._bottom.sizes()))
+        self._top.splitterMoved.connect(lambda: self._align(self._top, self._bottom))
+        self._bottom.splitterMoved.connect(lambda: self._align(self._bottom, self._top))
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(self._rows)
+
+    @staticmethod
+    def _align(moved: QSplitter, other: QSplitter) -> None:
+        other.setSizes(moved.sizes())
+        # The other row's cells may not be so narrow.
+        moved.setSizes(other.sizes())
 
     @property
     def big(self) -> SliceView | None:

@@ -703,10 +703,6 @@ class MainWindow(QMainWindow):
         self.plane_choice.set(model.plane)
         one_plane = model.layout in (Layout.PLANE, Layout.SEQUENCES, Layout.COMPARE)
         self.plane_choice.setVisible(one_plane and self.pages.currentIndex() == 1)
-        if model.layout is not Layout.COMPARE:
-            # A comparison begins with something to compare with, and that is not remembered.
-            self.settings.layout = model.layout
-        self.settings.plane, self.settings.swiped = model.plane, model.swiped
 
     def _choose_appearance(self, value: str) -> None:
         self.theme.choose(value)
@@ -828,18 +824,25 @@ class MainWindow(QMainWindow):
         self.side_choice.set(model.radiological)
         self.menu_actions["Show voxels as they are"].setChecked(not model.interpolated)
         self.menu_actions["Sagittal nose to the right"].setChecked(not model.nose_left)
-        self.settings.radiological, self.settings.nose_left = model.radiological, model.nose_left
-        self.settings.interpolated = model.interpolated
+
+    def _remember(self) -> None:
+        model, settings = self.model, self.settings
+        if model.layout is not Layout.COMPARE:
+            # A comparison begins with something to compare with, and that is not remembered.
+            settings.layout = model.layout
+        settings.plane, settings.swiped = model.plane, model.swiped
+        settings.radiological, settings.nose_left = model.radiological, model.nose_left
+        settings.interpolated = model.interpolated
 
     def _restore(self) -> None:
         settings, model = self.settings, self.model
-        layout = (settings.layout, settings.plane, settings.swiped)
-        nose_left, interpolated = settings.nose_left, settings.interpolated
         model.set_radiological(settings.radiological)
-        model.set_nose_left(nose_left)
-        model.set_interpolated(interpolated)
-        model.set_layout(*layout)
+        model.set_nose_left(settings.nose_left)
+        model.set_interpolated(settings.interpolated)
+        model.set_layout(settings.layout, settings.plane, settings.swiped)
         model.set_habits(settings.windows)
+        model.layout_changed.connect(self._remember)
+        model.convention_changed.connect(self._remember)
         self.panel.setVisible(self.settings.panel_shown)
         geometry = self.settings.geometry
         if geometry is not None:

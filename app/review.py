@@ -68,6 +68,7 @@ class Review(QObject):
         self._later.timeout.connect(self._look)
         session.patient_changed.connect(self._follow)
         model.labels_changed.connect(self._mask_changed)
+        model.layers_changed.connect(self._mask_changed)
         model.other_changed.connect(self._mask_changed)
 
     # Versions
@@ -133,7 +134,7 @@ class Review(QObject):
             if isinstance(error, UnknownConvention):
                 from engine.nifti import Convention
 
-                choices = tuple((c.title, lambda c=c: self._answered(path, name, c)) for c in Convention)
+                choices = tuple((kind.title, self._answer(path, name, kind)) for kind in Convention)
                 self._session.tell(Problem(f"{error.what}. Which labels are these?", choices))
                 return
             self._session.fail(error, "Comparing stopped")
@@ -149,9 +150,13 @@ class Review(QObject):
             topic="compare",
         )
 
-    def _answered(self, path: Path, name: str, convention: Convention) -> None:
-        self._session.dismiss()
-        self.compare_file(path, name, convention)
+    def _answer(self, path: Path, name: str, convention: Convention) -> Callable[[], None]:
+        # No default arguments: a button would hand over its own.
+        def answer() -> None:
+            self._session.dismiss()
+            self.compare_file(path, name, convention)
+
+        return answer
 
     def compare_model(self, card: ModelCard) -> None:
         """Segment with another model too, and compare with that."""

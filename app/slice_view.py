@@ -11,6 +11,7 @@ from PySide6.QtGui import (
     QCursor,
     QEnterEvent,
     QFocusEvent,
+    QFontMetricsF,
     QKeyEvent,
     QMouseEvent,
     QPainter,
@@ -330,7 +331,7 @@ class SliceView(QAbstractScrollArea):
                 self._paint_swiped(painter)
             else:
                 self._layers[self._side].paint(painter, frame)
-            self._marks.paint(painter, frame, self._words(painter, frame))
+            self._marks.paint(painter, frame, self.line_of_text(frame))
             if self.model.ruler is not None:
                 paint_ruler(painter, frame, self.model.ruler)
             if self._tool is not None:
@@ -368,8 +369,8 @@ class SliceView(QAbstractScrollArea):
     def _swipe_x(self) -> float:
         return float(round(self.model.swipe * self.viewport().width()))
 
-    def _words(self, painter: QPainter, frame: Frame) -> str:
-        """Slice and state, as long as there is room for left of the letter on top."""
+    def line_of_text(self, frame: Frame) -> str:
+        """Slice and state, in as many words as there is room for left of the letter on top."""
         cut, model = frame.cut, self.model
         number = f"{cut.number_of(frame.index)} / {cut.grid.shape[cut.normal]}"
         if self._plane is Plane.SAGITTAL:
@@ -377,7 +378,7 @@ class SliceView(QAbstractScrollArea):
         else:
             state, short = ("Radiological", "R | L") if model.radiological else ("Neurological", "L | R")
         raw = [] if model.interpolated else ["Voxels"]
-        painter.setFont(body_font(LABEL_PX))
+        metrics = QFontMetricsF(body_font(LABEL_PX))
         room = frame.area.width() / 2 - 24
         choices = (
             [self.title, f"{self._plane.title}  {number}", state, *raw],
@@ -385,7 +386,7 @@ class SliceView(QAbstractScrollArea):
             [self.title, number, short, *raw],
         )
         words = ["   ".join(part for part in choice if part) for choice in choices]
-        return next((w for w in words if painter.fontMetrics().horizontalAdvance(w) <= room), words[-1])
+        return next((w for w in words if metrics.horizontalAdvance(w) <= room), words[-1])
 
     # Pointer and keys
 
