@@ -73,8 +73,9 @@ class CompareView(QWidget):
         column.addStretch()
         self.why_empty = label("", "onBlack", wrap=True)
         self.why_empty.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self.why_empty.setMaximumWidth(360)
-        column.addWidget(self.why_empty, 0, Qt.AlignmentFlag.AlignCenter)
+        # Between margins, not in the middle by itself: a label that is aligned is not given the height its lines need.
+        column.setContentsMargins(32, 0, 32, 0)
+        column.addWidget(self.why_empty)
         self.empty_button = MenuButton(theme, "Choose what to compare with")
         self.empty_button.setText("Compare with")
         self.empty_button.setAccessibleName("Compare with")

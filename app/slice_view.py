@@ -34,6 +34,7 @@ Voxel = tuple[int, int, int]
 # Room for the letters on each side of the head.
 MARGIN_PX = 26
 WHEEL_STEP = 120
+GAP_IN_WORDS = "   "
 # How near to the line of a swipe a press takes hold of it.
 SWIPE_REACH_PX = 9
 
@@ -385,8 +386,14 @@ class SliceView(QAbstractScrollArea):
             [self.title, f"{self._plane.title}  {number}", short, *raw],
             [self.title, number, short, *raw],
         )
-        words = ["   ".join(part for part in choice if part) for choice in choices]
-        return next((w for w in words if metrics.horizontalAdvance(w) <= room), words[-1])
+        words = [GAP_IN_WORDS.join(part for part in choice if part) for choice in choices]
+        fitting = next((w for w in words if metrics.horizontalAdvance(w) <= room), None)
+        if fitting is not None or not self.title:
+            return fitting or words[-1]
+        # The number and the side are never left out; a long name is.
+        rest = GAP_IN_WORDS + GAP_IN_WORDS.join((number, short, *raw))
+        name = metrics.elidedText(self.title, Qt.TextElideMode.ElideRight, room - metrics.horizontalAdvance(rest))
+        return (name + rest).strip()
 
     # Pointer and keys
 
