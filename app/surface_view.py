@@ -452,7 +452,7 @@ class SurfaceView(QWidget):
             opacity = 0.06 + 0.24 * overlay.opacity if "tumour_core" in seen else 1.0
             parts.append(Part(self._tumour["whole_tumour"], overlay.whole_tumour, opacity, 0.55, 0.12))
         if self._head is not None and self._brain_shown:
-            glass = (0.15, 0.62, 0.16) if dark else (0.10, 0.70, 0.05)
+            glass = (0.15, 0.62, 0.16) if dark else (0.05, 0.75, 0.05)
             parts.append(Part(self._head.surface, "#D3DCE8" if dark else "#5B6675", *glass))
         low, high = self._model.content_mm
         # A head is rounder than its box.
