@@ -80,7 +80,8 @@ def _write_patient(folder: Path, shape: tuple[int, int, int] | None) -> None:
             data = nifti.read(path).data
         if shape is not None:
             places = [np.arange(n) * size // n for n, size in zip(shape, data.shape, strict=True)]
-            data = np.ascontiguousarray(data[np.ix_(*places)])
+            # In the order in which files are read.
+            data = np.asfortranarray(data[np.ix_(*places)])
         np.save(folder / f"{name}.npy", data)
     affine = nifti.read_grid(DEMO / "demo_t1.nii.gz")[0].affine
     np.save(folder / "affine.npy", affine)
@@ -95,7 +96,7 @@ def _steps(count: int, slices: int) -> list[int]:
 
 def _gliascope(folder: Path, count: int) -> dict[str, Any]:
     sys.path.insert(0, str(ROOT))
-    from PySide6.QtCore import QSettings
+    from PySide6.QtCore import QEvent, QObject, QSettings
 
     from app.application import make_application, make_window
     from app.settings import Settings
@@ -119,13 +120,32 @@ def _gliascope(folder: Path, count: int) -> dict[str, Any]:
     _settle(application, 1.0)
     views = window.ortho.views
     assert all(view.isVisible() for view in views.values())
+
+    class Painted(QObject):
+        """Which of the planes were painted."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.planes: set[Plane] = set()
+
+        def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802 - Qt's
+            if event.type() is QEvent.Type.Paint:
+                self.planes.update(plane for plane, view in views.items() if view.viewport() is watched)
+            return False
+
+    painted = Painted()
+    for view in views.values():
+        view.viewport().installEventFilter(painted)
     frames, used = [], []
     for index in _steps(count, grid.shape[2]):
+        painted.planes.clear()
         now = model.crosshair
         voxel = grid.to_voxel(now[None])[0]
         voxel[2] = index
         started, cpu = time.perf_counter(), time.process_time()
         model.move_crosshair(grid.to_world(voxel[None])[0])
+        while len(painted.planes) < 3:
+            application.processEvents()
         application.processEvents()
         if views[Plane.AXIAL].index != index:
             raise RuntimeError("the slice asked for is not the one drawn")
