@@ -5,6 +5,7 @@ from __future__ import annotations
 from PySide6.QtCore import QEvent, QObject, QRectF, Qt, QTimer, Signal
 from PySide6.QtGui import QColor, QGuiApplication, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen, QShowEvent
 from PySide6.QtWidgets import (
+    QApplication,
     QFrame,
     QGridLayout,
     QHBoxLayout,
@@ -21,67 +22,6 @@ from app.theme import Theme, blend, body_font
 from app.welcome import Emblem
 
 RESEARCH_USE = "Research use only. Not a medical device; not for diagnosis or treatment decisions."
-
-SHORTCUTS = (
-    ("Look", (
-        ("Wheel", "Next slice"),
-        ("Page Up, Page Down", "Next slice, plane under the pointer"),
-        ("Left button, arrows", "Crosshair (Shift: by ten)"),
-        ("Right drag", "Window and level"),
-        ("W", "Window: tissue, wide, bright, dark"),
-        ("Right double-click", "Window and level of the start"),
-        ("Middle drag, Shift drag", "Move the picture"),
-        ("Ctrl and wheel, + and -", "Zoom"),
-        ("0", "Whole head again"),
-        ("1  2  3  4", "Show T1, T1ce, T2, FLAIR"),
-        ("I", "Smooth, or voxels as they are"),
-        ("R", "Radiological or neurological side"),
-        ("Shift R", "Sagittal nose left or right"),
-    )),
-    ("Layouts", (
-        ("F2", "Three planes"),
-        ("F4, double-click, Enter", "One big plane, and back"),
-        ("F5", "Every sequence side by side"),
-        ("F6", "Compare two results"),
-        ("P, Shift P", "Next plane, the one before"),
-        (",  .", "Draw the line of a swipe"),
-        ("F9", "Side panel"),
-        ("F11", "Full screen"),
-    )),
-    ("Tumour", (
-        ("Space", "Masks on and off"),
-        ("[  ]", "Opacity"),
-        ("O", "Fill, outline or both"),
-        ("V", "Probability, uncertainty, disagreement"),
-        ("T", "Outline of what is compared with"),
-        ("G", "Largest slice of the tumour"),
-        ("L, Shift L", "Next lesion, the one before"),
-        ("N, Shift N", "Next place worth a look, the one before"),
-        ("M", "Measure; ends can be moved"),
-    )),
-    ("Correct", (
-        ("B  E  K", "Paint, erase, remove an island"),
-        ("C", "Whole tumour or core"),
-        ("D", "This slice or 3-D"),
-        ("A  S", "Smaller and larger brush"),
-        ("Ctrl", "Hold to erase while painting, and back"),
-        ("F", "Use the tool at the crosshair"),
-        ("H", "Fill holes"),
-        ("J", "Interpolate between slices drawn on"),
-        ("Ctrl Z, Ctrl Shift Z", "Undo, redo"),
-    )),
-    ("Work", (
-        ("Ctrl O", "Open files"),
-        ("Ctrl Shift O", "Open a folder"),
-        ("Ctrl D", "Demo patient"),
-        ("Ctrl Return", "Segment"),
-        ("Esc", "Cancel, or close what lies on top"),
-        ("Ctrl S", "Save the mask"),
-        ("Ctrl Shift S", "Save the case, to go on later"),
-        ("Ctrl P", "Save a picture"),
-        ("?", "This sheet"),
-    )),
-)  # fmt: skip
 
 
 class Card(QWidget):
@@ -132,7 +72,7 @@ class Card(QWidget):
         self.close_button.setFocus(Qt.FocusReason.TabFocusReason)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        if event.type() is QEvent.Type.Resize and isinstance(watched, QWidget):
+        if event.type() is QEvent.Type.Resize and isinstance(watched, QWidget) and watched is self.parent():
             self.setGeometry(watched.rect())
         return False
 
@@ -143,6 +83,18 @@ class Card(QWidget):
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
         event.accept()
+
+    def focusNextPrevChild(self, forward: bool) -> bool:
+        # Tab goes around in the card: what it covers is not to be reached.
+        stops = [w for w in self.findChildren(QWidget) if w.focusPolicy() & Qt.FocusPolicy.TabFocus and w.isVisible()]
+        stops = [stop for stop in stops if stop.isEnabled()]
+        if not stops:
+            return True
+        focus = QApplication.focusWidget()
+        here = stops.index(focus) if focus in stops else -1
+        reason = Qt.FocusReason.TabFocusReason if forward else Qt.FocusReason.BacktabFocusReason
+        stops[(here + (1 if forward else -1)) % len(stops)].setFocus(reason)
+        return True
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
@@ -196,28 +148,38 @@ def about_card(theme: Theme, window: QWidget) -> Card:
     return card
 
 
-def shortcut_card(theme: Theme, window: QWidget) -> Card:
-    """Every key and what it does."""
-    card = Card(theme, window, 860, "Keys and mouse")
+def shortcut_card(theme: Theme, window: QWidget, groups: list[tuple[str, list[tuple[str, str]]]]) -> Card:
+    """Every key and what it does.
+
+    Args:
+        theme: The colours.
+        window: What is covered.
+        groups: What `app.shortcuts.sheet` made of the window's actions.
+    """
+    card = Card(theme, window, min(1060, window.width() - 64), "Keys and mouse")
     card.body.addWidget(label("Keys and mouse", "title"))
-    columns = QHBoxLayout()
-    columns.setSpacing(40)
-    left, right = QVBoxLayout(), QVBoxLayout()
-    for side, groups in ((left, SHORTCUTS[:2]), (right, SHORTCUTS[2:])):
-        side.setSpacing(8)
-        for name, lines in groups:
-            side.addWidget(label(name.upper(), "caption"))
-            grid = QGridLayout()
-            grid.setHorizontalSpacing(14)
-            grid.setVerticalSpacing(7)
-            grid.setColumnStretch(1, 1)
-            for row, (keys, meaning) in enumerate(lines):
-                key = label(keys, "key")
-                key.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
-                grid.addWidget(key, row, 0)
-                grid.addWidget(label(meaning, "secondary"), row, 1)
-            side.addLayout(grid)
-            side.addSpacing(12)
+    # In as many columns as there is room for, of about the same height.
+    length = sum(len(lines) + 2 for _, lines in groups)
+    columns, sides = QHBoxLayout(), [QVBoxLayout() for _ in range(3)]
+    columns.setSpacing(24)
+    filled = 0
+    for name, lines in groups:
+        side = sides[min(2, 3 * (filled + len(lines) // 2) // length)]
+        filled += len(lines) + 2
+        side.setSpacing(6)
+        side.addWidget(label(name.upper(), "caption"))
+        grid = QGridLayout()
+        grid.setHorizontalSpacing(12)
+        grid.setVerticalSpacing(4)
+        grid.setColumnStretch(1, 1)
+        for row, (keys, meaning) in enumerate(lines):
+            key = label(keys, "key")
+            key.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
+            grid.addWidget(key, row, 0, Qt.AlignmentFlag.AlignTop)
+            grid.addWidget(label(meaning, "secondary", wrap=True), row, 1)
+        side.addLayout(grid)
+        side.addSpacing(10)
+    for side in sides:
         side.addStretch()
         columns.addLayout(side, 1)
     card.body.addLayout(columns)

@@ -20,7 +20,6 @@ from PySide6.QtGui import (
     QImage,
     QKeyEvent,
     QKeySequence,
-    QShortcut,
 )
 from PySide6.QtWidgets import (
     QAbstractButton,
@@ -55,7 +54,11 @@ from app.ruler import RulerTool
 from app.segment_panel import ResultPanel, SegmentPanel
 from app.session import Session, Stage
 from app.settings import Settings
+from app.shortcuts import bind, in_group, sheet
+from app.speech import SliceSpeech
+from app.surface_cell import SurfaceCell
 from app.theme import Theme
+from app.tour import Step, Tour
 from app.viewer_model import PRESETS, Layout, Plane, ViewerModel
 from app.welcome import Emblem, Welcome
 from engine.errors import CannotWrite
@@ -93,7 +96,8 @@ class MainWindow(QMainWindow):
         self.setMinimumSize(1024, 680)
 
         self.review = Review(model, session, jobs, self)
-        self.layouts = Layouts(theme, model, self.review)
+        self.surface = SurfaceCell(theme, model, jobs)
+        self.layouts = Layouts(theme, model, self.review, self.surface)
         self.ortho = self.layouts.ortho
         self._ruler = RulerTool(model)
         self.welcome = Welcome(theme)
@@ -164,6 +168,7 @@ class MainWindow(QMainWindow):
         self.welcome.demo.connect(lambda: session.open_demo())
         self.layers.browse.connect(self.browse_more)
         self.result.save.connect(self.save)
+        self.surface.failed.connect(session.fail)
         session.patient_changed.connect(self._update)
         session.stage_changed.connect(self._update)
         session.result_changed.connect(self._update)
@@ -181,6 +186,7 @@ class MainWindow(QMainWindow):
         self.layouts.compare.browse_mask.connect(self.browse_mask)
         self.layouts.compare.browse_earlier.connect(self.browse_earlier)
         theme.changed.connect(self._update)
+        self._speech = SliceSpeech(model, self)
         self._bind_keys()
         self._update()
         self._update_message()
@@ -279,11 +285,12 @@ class MainWindow(QMainWindow):
             # Menus give their shortcuts to the window only through the window's own list.
             self.addAction(entry)
         menu.addSeparator()
-        for name, keys, act in (
-            ("Undo", "Ctrl+Z", lambda: self.corrections.undo()),
-            ("Redo", "Ctrl+Shift+Z", lambda: self.corrections.redo()),
+        for name, both, act in (
+            ("Undo", ("Ctrl+Z",), lambda: self.corrections.undo()),
+            ("Redo", ("Ctrl+Shift+Z", "Ctrl+Y"), lambda: self.corrections.redo()),
         ):
-            entry = action(name, self, keys)
+            entry = in_group(action(name, self), "Correct")
+            entry.setShortcuts([QKeySequence(key) for key in both])
             entry.triggered.connect(lambda _=False, act=act: act())
             menu.addAction(entry)
             self.menu_actions[name] = entry
@@ -300,6 +307,7 @@ class MainWindow(QMainWindow):
             entry.triggered.connect(lambda _=False, act=act: self._pressed(act))
             menu.addAction(entry)
             self.menu_actions[text] = entry
+            in_group(entry, {"Measure": "Tumour", "Full screen": "Layouts"}.get(text, "Look"))
             self.addAction(entry)
         menu.addSeparator()
         looks = menu.addMenu("Appearance")
@@ -312,6 +320,9 @@ class MainWindow(QMainWindow):
             group.addAction(entry)
             looks.addAction(entry)
         menu.addSeparator()
+        tour = action("Take the tour", self)
+        tour.triggered.connect(self.show_tour)
+        menu.addAction(tour)
         about = action("About Gliascope", self)
         about.triggered.connect(self.show_about)
         leave = action("Quit", self, "Ctrl+Q")
@@ -336,56 +347,75 @@ class MainWindow(QMainWindow):
 
     def _bind_keys(self) -> None:
         model, session = self.model, self.session
-        keys: list[tuple[str | Qt.Key, Callable[[], object]]] = [
-            ("Space", lambda: model.set_overlay(visible=not model.overlay.visible)),
-            ("[", lambda: model.set_overlay(opacity=model.overlay.opacity - 0.1)),
-            ("]", lambda: model.set_overlay(opacity=model.overlay.opacity + 0.1)),
-            ("O", lambda: model.set_overlay(style=_after(model.overlay.style))),
-            ("G", session.go_to_largest),
-            ("R", lambda: model.set_radiological(not model.radiological)),
-            ("V", self._next_map),
-            ("T", lambda: model.set_overlay(other_shown=not model.overlay.other_shown)),
-            ("L", lambda: self.review.next_lesion(1)),
-            ("Shift+L", lambda: self.review.next_lesion(-1)),
-            ("N", lambda: self.review.next_finding(1)),
-            ("Shift+N", lambda: self.review.next_finding(-1)),
-            ("W", self._next_preset),
-            (",", lambda: model.set_layout(swipe=model.swipe - SWIPE_STEP)),
-            (".", lambda: model.set_layout(swipe=model.swipe + SWIPE_STEP)),
-            ("PgUp", lambda: model.step(self.layouts.active.plane, 1)),
-            ("PgDown", lambda: model.step(self.layouts.active.plane, -1)),
-            *((f"F{n}", partial(self._lay_out, layout=layout)) for n, layout in enumerate(Layout, start=2)),
-            ("P", lambda: self._activate(_after(self.layouts.active.plane, -1))),
-            ("Shift+P", lambda: self._activate(_after(self.layouts.active.plane))),
-            ("+", lambda: model.set_view(model.zoom * 1.2, model.centre)),
-            ("=", lambda: model.set_view(model.zoom * 1.2, model.centre)),
-            ("-", lambda: model.set_view(model.zoom / 1.2, model.centre)),
-            ("0", model.fit),
-            ("B", lambda: self._take(Tool.PAINT)),
-            ("E", lambda: self._take(Tool.ERASE)),
-            ("K", lambda: self._take(Tool.ISLAND)),
-            ("C", lambda: self.corrections.take(core=not self.corrections.hand.core)),
-            ("D", lambda: self.corrections.take(ball=not self.corrections.hand.ball)),
-            ("A", lambda: self.corrections.take(radius_mm=self.corrections.hand.radius_mm / RADIUS_STEP)),
-            ("S", lambda: self.corrections.take(radius_mm=self.corrections.hand.radius_mm * RADIUS_STEP)),
-            ("F", lambda: self.corrections.use_at(model.crosshair, self.layouts.active.plane)),
-            ("H", lambda: self.corrections.fill_holes(self.layouts.active.plane)),
-            ("J", lambda: self.corrections.interpolate(self.layouts.active.plane)),
-            ("Ctrl+Y", lambda: self.corrections.redo()),
-            ("F9", self.toggle_panel),
-            ("?", self.show_shortcuts),
-            ("F1", self.show_shortcuts),
-            ("Esc", self._escape),
-            ("Ctrl+Return", self._segment),
-            ("Ctrl+Enter", self._segment),
+        look, layouts, tumour, correct, work = "Look", "Layouts", "Tumour", "Correct", "Work"
+        hands = self.corrections
+        titles = {
+            Layout.PLANES: "Three planes",
+            Layout.SURFACE: "Three planes and 3-D",
+            Layout.PLANE: "One big plane",
+            Layout.SEQUENCES: "Every sequence side by side",
+            Layout.COMPARE: "Compare two results",
+        }
+        keys: list[tuple[str, str, str | tuple[str, ...], Callable[[], object]]] = [
+            (look, "Next slice", "PgUp", lambda: model.step(self.layouts.active.plane, 1)),
+            (look, "Slice before", "PgDown", lambda: model.step(self.layouts.active.plane, -1)),
+            (look, "Zoom in", ("+", "="), lambda: model.set_view(model.zoom * 1.2, model.centre)),
+            (look, "Zoom out", "-", lambda: model.set_view(model.zoom / 1.2, model.centre)),
+            (look, "Whole head again", "0", model.fit),
+            (look, "Window for tissue, wide, bright, dark", "W", self._next_preset),
+            *(
+                (look, f"Show {sequence.title}", str(number), partial(model.show, sequence))
+                for number, sequence in enumerate(Sequence, start=1)
+            ),
+            (look, "Change sides", "R", lambda: model.set_radiological(not model.radiological)),
+            *(
+                (layouts, titles[layout], f"F{number}", partial(self._lay_out, layout=layout))
+                for number, layout in enumerate(Layout, start=2)
+            ),
+            (layouts, "Next plane", "P", lambda: self._activate(_after(self.layouts.active.plane, -1))),
+            (layouts, "Plane before", "Shift+P", lambda: self._activate(_after(self.layouts.active.plane))),
+            (layouts, "Line of a swipe to the left", ",", lambda: model.set_layout(swipe=model.swipe - SWIPE_STEP)),
+            (layouts, "Line of a swipe to the right", ".", lambda: model.set_layout(swipe=model.swipe + SWIPE_STEP)),
+            (layouts, "Side panel", "F9", self.toggle_panel),
+            (tumour, "Masks on and off", "Space", lambda: model.set_overlay(visible=not model.overlay.visible)),
+            (tumour, "Less opacity", "[", lambda: model.set_overlay(opacity=model.overlay.opacity - 0.1)),
+            (tumour, "More opacity", "]", lambda: model.set_overlay(opacity=model.overlay.opacity + 0.1)),
+            (tumour, "Fill, outline or both", "O", lambda: model.set_overlay(style=_after(model.overlay.style))),
+            (tumour, "Probability, uncertainty, disagreement", "V", self._next_map),
+            (
+                tumour,
+                "Outline of what is compared with",
+                "T",
+                lambda: model.set_overlay(other_shown=not model.overlay.other_shown),
+            ),
+            (tumour, "Largest slice", "G", session.go_to_largest),
+            (tumour, "Next lesion", "L", lambda: self.review.next_lesion(1)),
+            (tumour, "Lesion before", "Shift+L", lambda: self.review.next_lesion(-1)),
+            (tumour, "Next place worth a look", "N", lambda: self.review.next_finding(1)),
+            (tumour, "Place before", "Shift+N", lambda: self.review.next_finding(-1)),
+            (correct, "Paint", "B", lambda: self._take(Tool.PAINT)),
+            (correct, "Erase", "E", lambda: self._take(Tool.ERASE)),
+            (correct, "Remove an island", "K", lambda: self._take(Tool.ISLAND)),
+            (correct, "Whole tumour or core", "C", lambda: hands.take(core=not hands.hand.core)),
+            (correct, "This slice or 3-D", "D", lambda: hands.take(ball=not hands.hand.ball)),
+            (correct, "Smaller brush", "A", lambda: hands.take(radius_mm=hands.hand.radius_mm / RADIUS_STEP)),
+            (correct, "Larger brush", "S", lambda: hands.take(radius_mm=hands.hand.radius_mm * RADIUS_STEP)),
+            (
+                correct,
+                "Use the tool at the crosshair",
+                "F",
+                lambda: hands.use_at(model.crosshair, self.layouts.active.plane),
+            ),
+            (correct, "Fill holes", "H", lambda: hands.fill_holes(self.layouts.active.plane)),
+            (correct, "Interpolate between slices", "J", lambda: hands.interpolate(self.layouts.active.plane)),
+            (work, "Segment", ("Ctrl+Return", "Ctrl+Enter"), self._segment),
+            (work, "Cancel or close", "Esc", self._escape),
+            (work, "This sheet", ("?", "F1"), self.show_shortcuts),
         ]
-        keys += [(str(number), partial(model.show, sequence)) for number, sequence in enumerate(Sequence, start=1)]
-        for key, act in keys:
-            shortcut = QShortcut(QKeySequence(key), self)
-            shortcut.setContext(Qt.ShortcutContext.WindowShortcut)
+        for group, title, key, act in keys:
+            bound = bind(self, group, title, key, partial(self._pressed, act))
             if key == "Space":
-                self._space = shortcut
-            shortcut.activated.connect(lambda act=act: self._pressed(act))
+                self._space = bound
 
     def _pressed(self, act: Callable[[], object]) -> None:
         """A key of the window: nothing under a card can be reached, and Esc closes the card."""
@@ -600,7 +630,54 @@ class MainWindow(QMainWindow):
 
     def show_shortcuts(self) -> None:
         """Every key."""
-        self._show(shortcut_card(self.theme, self._surface))
+        self._show(shortcut_card(self.theme, self._surface, sheet(self)))
+
+    def show_tour(self) -> None:
+        """Five steps around the window, on the demo patient where no other is open."""
+        if not self.session.name:
+            self.session.open_demo()
+        self.settings.tour_taken = True
+
+        def segment() -> None:
+            if self.session.result is None:
+                self._segment()
+
+        steps = (
+            Step(
+                lambda: self.layers if self.layers.isVisible() else self.pages,
+                "Any sequences you have",
+                "T1, T1ce, T2, FLAIR: one is enough, every further one helps. Drop files or a folder anywhere on the "
+                "window. A wrong name is put right with the arrow in its row. This is a simulated patient.",
+            ),
+            Step(
+                lambda: self.segment if self.segment.isVisible() else self.pages,
+                "The model is chosen for you",
+                "Gliascope takes the model made for exactly these sequences, and says why and how good it was on "
+                "patients it had not seen.",
+                "Segment",
+                segment,
+            ),
+            Step(
+                lambda: self.layouts if self.layouts.isVisible() else self.pages,
+                "Look from all sides",
+                "The wheel turns slices, the left button moves the crosshair, the right one changes window and level. "
+                "F2 to F6 switch between planes, 3-D, sequences and comparison.",
+            ),
+            Step(
+                lambda: self.result if self.result.isVisible() else self.segment,
+                "The result is yours to judge",
+                "Volumes in ml, colours, and what is shown how. Press N for places worth a second look. Save writes "
+                "the mask on the scan's own grid, with a record of how it was made.",
+            ),
+            Step(
+                lambda: self.help_button,
+                "Every key on one sheet",
+                "Press the question mark at any time. Everything works without a mouse. Gliascope is for research use "
+                "only: check every mask by eye.",
+                "Done",
+            ),
+        )
+        self._show(Tour(self.theme, self._surface, steps))
 
     @property
     def card(self) -> Card | None:
@@ -609,6 +686,19 @@ class MainWindow(QMainWindow):
 
     def _noticed(self) -> None:
         self.settings.notice_read = True
+        # After this card has gone.
+        QTimer.singleShot(0, self, self._offer_tour)
+
+    def _offer_tour(self) -> None:
+        session = self.session
+        if self.settings.tour_taken or self._card is not None:
+            return
+        if session.stage is Stage.LOADING:
+            session.stage_changed.connect(self._offer_tour, Qt.ConnectionType.SingleShotConnection)
+            return
+        # Whoever came with scans of their own is not led around the demo patient.
+        if session.folder is None or DEMO in (session.folder, *session.folder.parents):
+            self.show_tour()
 
     def _show(self, card: Card) -> None:
         if self._card is not None:
@@ -694,7 +784,8 @@ class MainWindow(QMainWindow):
         self._focus_pictures()
 
     def _focus_pictures(self) -> None:
-        if self.pages.currentIndex() == 1:
+        # A card that lies on top keeps the focus.
+        if self.pages.currentIndex() == 1 and self._card is None:
             self.layouts.active.setFocus(Qt.FocusReason.OtherFocusReason)
 
     def _update_layout(self) -> None:
@@ -735,6 +826,7 @@ class MainWindow(QMainWindow):
         self.patient_button.setToolTip("Choose another patient of this folder")
         self.patient_button.setAccessibleName(f"Patient {session.name}, choose another")
         self.patient_name.setText(session.name)
+        self.surface.set_patient(session.name or "patient")
         for part in (self.layout_choice, self.side_choice, self.panel_button):
             part.setVisible(page == 1)
         self.welcome.set_busy(session.stage is Stage.LOADING)
@@ -859,6 +951,7 @@ class MainWindow(QMainWindow):
         splits = self.ortho.splits()
         if not splits.isEmpty():
             self.settings.splits = splits
+        self.surface.release()
         self.session.close()
         self.jobs.close()
         super().closeEvent(event)

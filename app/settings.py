@@ -35,6 +35,15 @@ class Settings:
         self._store.setValue("notice_read", value)
 
     @property
+    def tour_taken(self) -> bool:
+        """Whether the tour was begun once; it is not offered by itself again."""
+        return self._flag("tour_taken", False)
+
+    @tour_taken.setter
+    def tour_taken(self, value: bool) -> None:
+        self._store.setValue("tour_taken", value)
+
+    @property
     def appearance(self) -> str:
         """``"system"``, ``"dark"`` or ``"light"``."""
         value = str(self._store.value("appearance", "system"))

@@ -16,13 +16,14 @@ _GROUP = "group of keys"
 GESTURES = {
     "Look": (
         ("Wheel", "Next slice; zoom in 3-D"),
-        ("Left button, arrows", "Crosshair (Shift: by ten); turn in 3-D"),
+        ("Left, arrows", "Crosshair; turn in 3-D"),
+        ("Shift arrows", "Crosshair by ten"),
         ("Right drag", "Window and level"),
-        ("Right double-click", "Window and level of the start"),
-        ("Middle drag, Shift drag", "Move the picture"),
-        ("Ctrl and wheel", "Zoom"),
+        ("Right twice", "Window of the start"),
+        ("Middle drag", "Move (or Shift and left)"),
+        ("Ctrl wheel", "Zoom"),
     ),
-    "Layouts": (("Double-click, Enter", "One big view, and back"),),
+    "Layouts": (("Left twice, Enter", "One big view, and back"),),
 }
 
 

@@ -132,6 +132,7 @@ class SliceView(QAbstractScrollArea):
         self.setAcceptDrops(False)
         self.viewport().setAcceptDrops(False)
         self.setContextMenuPolicy(Qt.ContextMenuPolicy.PreventContextMenu)
+        self.setAccessibleName(f"{self.title} {plane.title} view".strip())
         self.slider = SliceSlider(self)
         self.slider.chosen.connect(self._go_to_number)
         self.setViewportMargins(0, 0, self.slider.width(), 0)

@@ -192,9 +192,9 @@ class SurfaceView(QWidget):
     # Buttons
 
     def _make_buttons(self) -> None:
-        self.brain_button = IconButton(self._theme, "brain", "Hide the brain (B)")
-        self.planes_button = IconButton(self._theme, "crosshair", "Crosshair planes (X)")
-        self.slices_button = IconButton(self._theme, "image", "Scans on the planes (I)")
+        self.brain_button = IconButton(self._theme, "brain", "Hide the brain")
+        self.planes_button = IconButton(self._theme, "crosshair", "Crosshair planes")
+        self.slices_button = IconButton(self._theme, "image", "Scans on the planes")
         self.views_button = IconButton(self._theme, "compass", "Look from")
         self.save_button = IconButton(self._theme, "download-simple", "Save picture or surfaces")
         for button, shown_now, act in (
@@ -273,7 +273,7 @@ class SurfaceView(QWidget):
         """Draw the brain, or the tumour alone."""
         self._brain_shown = shown_now
         self.brain_button.setChecked(shown_now)
-        self.brain_button.say("Hide the brain (B)" if shown_now else "Show the brain (B)")
+        self.brain_button.say("Hide the brain" if shown_now else "Show the brain")
         self._redraw()
 
     def show_planes(self, shown_now: bool) -> None:
@@ -395,9 +395,9 @@ class SurfaceView(QWidget):
         drawable = self._refused is None and bool(self._model.layers)
         why = str(self._refused) if self._refused is not None else EMPTY
         for button, tip in (
-            (self.brain_button, "Hide the brain (B)" if self._brain_shown else "Show the brain (B)"),
-            (self.planes_button, "Crosshair planes (X)"),
-            (self.slices_button, "Scans on the planes (I)"),
+            (self.brain_button, "Hide the brain" if self._brain_shown else "Show the brain"),
+            (self.planes_button, "Crosshair planes"),
+            (self.slices_button, "Scans on the planes"),
             (self.views_button, "Look from"),
         ):
             button.setEnabled(drawable)
@@ -779,9 +779,6 @@ class SurfaceView(QWidget):
             Qt.Key.Key_Equal: lambda: self._zoom(1.2),
             Qt.Key.Key_Minus: lambda: self._zoom(1 / 1.2),
             Qt.Key.Key_0: self.reset,
-            Qt.Key.Key_B: lambda: self.show_brain(not self._brain_shown),
-            Qt.Key.Key_X: lambda: self.show_planes(not self._planes_shown),
-            Qt.Key.Key_I: lambda: self.show_slices(not self._slices_shown),
         }
         return plain.get(key)
 

@@ -80,6 +80,9 @@ class Tour(Card):
         self.body.addLayout(row)
         for before, after in ((self.close_button, self.back_button), (self.back_button, self.next_button)):
             QWidget.setTabOrder(before, after)
+        for button in (self.close_button, self.back_button, self.next_button):
+            # Arrows would move between buttons; here they move between steps.
+            button.installEventFilter(self)
         self._show_step()
 
     @property
@@ -157,6 +160,10 @@ class Tour(Card):
         # Parts of the window come, go and grow while the demo patient is read and segmented.
         if event.type() is QEvent.Type.LayoutRequest and self.isVisible():
             self._place()
+        arrows = (Qt.Key.Key_Left, Qt.Key.Key_Right)
+        if event.type() is QEvent.Type.KeyPress and isinstance(event, QKeyEvent) and event.key() in arrows:
+            self.keyPressEvent(event)
+            return True
         return super().eventFilter(watched, event)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:

@@ -85,8 +85,9 @@ def test_every_layout_is_one_key_away(loaded, qtbot):
         assert all(view.isVisible() for view in layouts.views)
         assert len([view for view in loaded.findChildren(SliceView) if view.isVisible()]) == count
     press_key(loaded, qtbot, Qt.Key.Key_F3)
-    assert model.layout is Layout.PLANES, "without a surface to show there is no layout for it"
-    assert Layout.SURFACE not in layouts.offered
+    assert model.layout is Layout.SURFACE
+    assert loaded.surface.isVisible()
+    assert not layouts.ortho.cell.isVisible()
 
 
 def test_p_goes_through_the_planes(loaded, qtbot):

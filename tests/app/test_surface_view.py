@@ -141,7 +141,7 @@ def test_without_opengl_one_sentence_says_so_and_surfaces_can_still_be_saved(vie
     view.patient = "anna"
     view.surfaces_action.trigger()
     qtbot.waitUntil(lambda: len(list(tmp_path.glob("*.stl"))) == 3, timeout=60_000)
-    for key in (Qt.Key.Key_Left, Qt.Key.Key_Plus, Qt.Key.Key_B):
+    for key in (Qt.Key.Key_Left, Qt.Key.Key_Plus):
         qtbot.keyClick(view, key)
 
 

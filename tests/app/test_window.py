@@ -13,16 +13,13 @@ from PySide6.QtCore import QEvent, QPoint, QPointF, Qt
 from PySide6.QtGui import QMouseEvent, QWheelEvent
 from PySide6.QtWidgets import (
     QAbstractButton,
-    QAbstractSlider,
     QApplication,
     QFileDialog,
     QLabel,
-    QSpinBox,
     QWidget,
 )
 
 from app.application import _report_to
-from app.cards import SHORTCUTS
 from app.main_window import MainWindow
 from app.segment_panel import SAFE_COLOURS
 from app.session import Presence, Stage
@@ -648,15 +645,6 @@ def test_the_research_use_notice_is_shown_once_and_stays_until_read(window, sett
     assert window.card is None
 
 
-def test_the_question_mark_shows_every_key(window, qtbot):
-    qtbot.keyClicks(window, "?")
-    assert window.card is not None
-    words = {label.text() for label in window.card.findChildren(QLabel)}
-    assert {meaning for _, lines in SHORTCUTS for _, meaning in lines} <= words
-    qtbot.keyClick(window.card, Qt.Key.Key_Escape)
-    assert window.card is None
-
-
 def test_research_use_is_always_to_be_read(window):
     assert any(
         w.text() == "Research use only" and w.isVisible() for w in window.findChildren(QWidget) if hasattr(w, "text")
@@ -679,18 +667,6 @@ def test_masks_stand_out_from_the_scan_and_from_each_other():
     assert contrast(WHOLE_TUMOUR, "#000000") > 4.5
     assert contrast(CORE, "#000000") > 4.5
     assert (WHOLE_TUMOUR, CORE) == ("#56B4E9", "#E69F00"), "Okabe and Ito"
-
-
-def test_every_control_has_a_name_for_screen_readers(segmented):
-    unnamed = [
-        widget
-        for widget in segmented.findChildren(QWidget)
-        if isinstance(widget, (QAbstractButton, QAbstractSlider, SliceView, QSpinBox))
-        and not widget.accessibleName()
-        # Scroll bars belong to their view, and Qt names menus' own buttons.
-        and type(widget).__name__ not in ("QScrollBar",)
-    ]
-    assert unnamed == []
 
 
 def test_whatever_is_off_says_why(loaded, window):
