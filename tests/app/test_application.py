@@ -117,8 +117,8 @@ def test_turning_slices_keeps_pace_with_the_wheel(window, qtbot):
     times = []
     for step in [1] * 20 + [-1] * 20:
         started = time.perf_counter()
-        window.model.step(window.ortho.active.plane, step)
-        for view in window.ortho.views.values():
+        window.model.step(window.layouts.active.plane, step)
+        for view in window.layouts.views:
             view.viewport().repaint()
         times.append(time.perf_counter() - started)
     assert np.median(times) < 1 / 30, "thirty pictures a second"
