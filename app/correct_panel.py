@@ -249,10 +249,10 @@ class CorrectPanel(Section):
         self.limit.setToolTip(why_not or f"The brush leaves other intensities of {corrections.layer_name} alone")
         on = self.limit.isChecked()
         layer = self._model.layer
-        if not on or layer is None:
-            for spin in (self.low, self.high):
-                spin.setEnabled(False)
-                spin.setToolTip(why_not or "Tick the box first.")
+        for spin in (self.low, self.high):
+            spin.setEnabled(on)
+            spin.setToolTip(why_not or "Tick the box first.")
+        if why_not or layer is None or not corrections.hand.tool.draws:
             return
         scale = layer.span[1] - layer.span[0]
         shown = figure(scale, scale)
@@ -266,8 +266,8 @@ class CorrectPanel(Section):
             spin.setSingleStep(scale / 100)
             spin.setValue(value)
             spin.blockSignals(False)
-            spin.setEnabled(True)
-            spin.setToolTip(f"{words} intensity that the brush changes")
+            if on:
+                spin.setToolTip(f"{words} intensity that the brush changes")
 
     def _update_actions(self) -> None:
         hand = self._corrections.hand

@@ -431,6 +431,9 @@ class Corrections(QObject):
                 self._result = replace(self._result, mask=mask)
                 self._model.correct_mask(mask)
                 self._session.put_result(self._result)
+                if self._stroke is not None:
+                    # The next stroke has begun meanwhile, and the volumes are its own.
+                    self.volumes_changed.emit(editor.volumes_ml)
 
         self._jobs.run(
             tasks.look_through,

@@ -88,7 +88,6 @@ class MainWindow(QMainWindow):
         super().__init__()
         self.settings, self.theme, self.model, self.session, self.jobs = settings, theme, model, session, jobs
         self._card: Card | None = None
-        self._was_correcting = False
         self._before_full = False
         self.setWindowTitle("Gliascope")
         self.setAcceptDrops(True)
@@ -178,6 +177,7 @@ class MainWindow(QMainWindow):
         self.cases.recent_changed.connect(self._update_recent)
         self._update_recent()
         self.corrections.hand_changed.connect(self._update_tool)
+        self.panel.verticalScrollBar().rangeChanged.connect(self._show_tools)
         self.corrections.changed.connect(self._update_corrections)
         self.corrections.volumes_changed.connect(self.result.show_volumes)
         model.convention_changed.connect(self._update_convention)
@@ -867,13 +867,12 @@ class MainWindow(QMainWindow):
     def _update_tool(self) -> None:
         looking = self.corrections.hand.tool is Tool.LOOK
         self.layouts.set_tool(self._brush if not looking else self._ruler if self._measuring else None)
-        if not looking and not self._was_correcting:
-            # The first tool brings more of the section with it, which may lie below the window's edge.
-            self.panel.verticalScrollBar().rangeChanged.connect(
-                lambda: QTimer.singleShot(0, self.correct, lambda: self.panel.ensureWidgetVisible(self.correct, 0, 0)),
-                Qt.ConnectionType.SingleShotConnection,
-            )
-        self._was_correcting = not looking
+        self._show_tools()
+
+    def _show_tools(self) -> None:
+        """With a tool in hand its options stay in sight, below the panel's edge as they may come to lie."""
+        if self.corrections.hand.tool is not Tool.LOOK:
+            QTimer.singleShot(0, self.correct, lambda: self.panel.ensureWidgetVisible(self.correct, 0, 0))
 
     def _update_recent(self) -> None:
         self.recent_menu.clear()

@@ -35,6 +35,8 @@ def words_for(model: ViewerModel, planes: set[Plane]) -> tuple[str, str]:
     if model.mask is not None and model.overlay.visible:
         usual = (model.overlay.whole_tumour, model.overlay.core) == (WHOLE_TUMOUR, CORE)
         seen.append("blue: whole tumour, orange: core" if usual else "with masks")
+        if model.corrections:
+            seen.append(model.corrections_in_words)
         if model.overlay.map is not Map.NONE:
             seen.append(model.overlay.map.title.lower())
     seen.append("Gliascope, research use only")

@@ -16,6 +16,7 @@ from app.correct_panel import AS_SEGMENTED
 from app.correcting import Corrections, Tool
 from app.jobs import Jobs
 from app.main_window import MainWindow
+from app.picture import words_for
 from app.session import Result, Session, Stage
 from app.slice_view import SliceView
 from app.viewer_model import Layer, Mask, Plane, Version, ViewerModel
@@ -161,6 +162,13 @@ def test_volumes_follow_the_brush_before_it_is_lifted(segmented, qtbot):
     assert float(shown.text().split()[0]) > before
     assert float(shown.text().split()[0]) == pytest.approx(labels.ml(labels.whole_tumour), abs=0.051)
     mouse(view, QEvent.Type.MouseButtonRelease, place, LEFT, NO_BUTTON)
+    # What is looked through after this stroke comes while the next one is drawn.
+    areas = segmented.model.mask.areas_mm2
+    mouse(view, QEvent.Type.MouseButtonPress, place, LEFT, LEFT, CTRL)
+    qtbot.waitUntil(lambda: segmented.model.mask.areas_mm2 is not areas, timeout=10_000)
+    labels = segmented.model.labels
+    assert float(shown.text().split()[0]) == pytest.approx(labels.ml(labels.whole_tumour), abs=0.051)
+    mouse(view, QEvent.Type.MouseButtonRelease, place, LEFT, NO_BUTTON, CTRL)
 
 
 def test_while_painting_wheel_right_and_shift_do_what_they_always_do(segmented):
@@ -337,7 +345,7 @@ def test_a_corrected_mask_says_so_in_every_output_and_is_not_replaced_by_a_new_r
     draw(axial(segmented), away_from_the_tumour(axial(segmented)))
     assert "Corrected by hand (1 correction)" in segmented.result.notes.text()
     assert "Corrected by hand (1 correction)" in segmented.status.text()
-    assert segmented.model.corrections_in_words == "corrected by hand (1)", "for pictures"
+    assert "Corrected by hand (1)" in words_for(segmented.model, {Plane.AXIAL})[1], "under pictures"
     choose_folder(monkeypatch, out)
     qtbot.mouseClick(segmented.result.save_button, LEFT)
     qtbot.waitUntil(lambda: session.saved is not None, timeout=10_000)
