@@ -385,12 +385,20 @@ def _byte_order(beginning: bytes) -> Literal["<", ">"]:
 
 
 def _record(size: int, order: Literal["<", ">", "="]) -> np.dtype[np.void]:
-    layout = _LAYOUT_1 if size == _SIZE_1 else _LAYOUT_2
+    return _RECORDS[size].newbyteorder(order)
+
+
+def _laid_out(layout: dict[str, tuple[str, int]], size: int) -> np.dtype[np.void]:
     kinds, offsets = zip(*layout.values(), strict=True)
     dtype: np.dtype[np.void] = np.dtype(
         {"names": list(layout), "formats": list(kinds), "offsets": list(offsets), "itemsize": size}
     )
-    return dtype.newbyteorder(order)
+    return dtype
+
+
+# Made once, here: numpy asks Python's compiler what "8f4" means, and that of Python 3.11 fails now and then when two
+# threads ask at once, as they do when several files are opened.
+_RECORDS = {_SIZE_1: _laid_out(_LAYOUT_1, _SIZE_1), _SIZE_2: _laid_out(_LAYOUT_2, _SIZE_2)}
 
 
 def _parse(path: Path, beginning: bytes) -> NDArray[np.void]:
