@@ -747,7 +747,7 @@ class MainWindow(QMainWindow):
 
     def _put_ruler_away(self) -> None:
         self._ruler.draws = False
-        self.model.set_ruler(None)
+        self.review.put_diameters_away()
         if self.layouts.tool is self._ruler:
             self.layouts.set_tool(None)
 

@@ -62,6 +62,7 @@ class Review(QObject):
         self._coming = ""
         self._at = -1
         self._lesion = -1
+        self._wanted: str | None = None
         self._later = QTimer(self)
         self._later.setSingleShot(True)
         self._later.setInterval(LOOK_AFTER_MS)
@@ -69,7 +70,7 @@ class Review(QObject):
         session.patient_changed.connect(self._follow)
         model.labels_changed.connect(self._mask_changed)
         model.layers_changed.connect(self._mask_changed)
-        model.other_changed.connect(self._mask_changed)
+        model.other_changed.connect(self._look_anew)
 
     # Versions
 
@@ -276,9 +277,12 @@ class Review(QObject):
             region: ``"core"`` or ``"whole_tumour"``; the core, if there is one, when not given.
 
         Returns:
-            Whether there was something to measure.
+            Whether there is something to measure. While the mask is being looked through, the lines come after that.
         """
-        measured = self._looked.diameters if self._looked is not None else {}
+        if self._looked is None:
+            self._wanted = region if self._model.mask is not None else None
+            return self._wanted is not None
+        measured = self._looked.diameters
         lines = measured.get(region) if region else next(iter(measured.values()), None)
         if lines is None:
             return False
@@ -288,16 +292,25 @@ class Review(QObject):
         self._model.set_ruler(Ruler(Plane.AXIAL, lines))
         return True
 
+    def put_diameters_away(self) -> None:
+        """Show no lines, and none that are still to come."""
+        self._wanted = None
+        self._model.set_ruler(None)
+
     def _mask_changed(self) -> None:
+        ruler = self._model.ruler
+        if ruler is not None and not ruler.by_hand:
+            # It was measured on a mask that is no more.
+            self._model.set_ruler(None)
+        self._wanted = None
+        self._look_anew()
+
+    def _look_anew(self) -> None:
         if self._model.mask is None:
             self._later.stop()
             self._jobs.drop("look")
         else:
             self._later.start()
-        ruler = self._model.ruler
-        if ruler is not None and not ruler.by_hand:
-            # It was measured on a mask that is no more.
-            self._model.set_ruler(None)
         self._looked, self._at, self._lesion = None, -1, -1
         self.changed.emit()
 
@@ -322,6 +335,9 @@ class Review(QObject):
     def _have_looked(self, looked: Looked) -> None:
         self._looked = looked
         self.changed.emit()
+        if self._wanted is not None:
+            region, self._wanted = self._wanted, None
+            self.show_diameters(region)
 
 
 def _capital(title: str) -> str:

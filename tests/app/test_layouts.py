@@ -342,6 +342,22 @@ def test_m_measures_the_core_on_its_largest_slice_and_an_end_can_be_moved(segmen
     assert not np.allclose(model.crosshair, before), "the pointer moves the crosshair again"
 
 
+def test_m_pressed_before_the_mask_is_looked_through_measures_when_it_is(loaded, qtbot):
+    loaded.model.set_mask(other_mask(loaded).mask)
+    assert loaded.review.looked is None
+    press_key(loaded, qtbot, Qt.Key.Key_M)
+    qtbot.waitUntil(lambda: loaded.model.ruler is not None, timeout=20_000)
+    lines = loaded.model.ruler
+    loaded.review.compare(other_mask(loaded))
+    assert loaded.model.ruler is lines, "another comparison leaves the measurement alone"
+    loaded.model.set_mask(other_mask(loaded).mask)
+    press_key(loaded, qtbot, Qt.Key.Key_M)
+    press_key(loaded, qtbot, Qt.Key.Key_M)
+    press_key(loaded, qtbot, Qt.Key.Key_M)
+    looked(loaded, qtbot)
+    assert loaded.model.ruler is None, "put away before it came"
+
+
 def test_without_a_tumour_the_ruler_is_drawn_by_hand(loaded, qtbot):
     model, coronal = loaded.model, loaded.ortho.views[Plane.CORONAL]
     press_key(loaded, qtbot, Qt.Key.Key_M)
