@@ -270,6 +270,8 @@ class Cases(QObject):
                 self._sitting = _Sitting(value.editor, original, kept, self._inputs)
             self._safe = value.editor.applied if safe else ()
             self._corrections.adopt(value.editor, original, value.written)
+            # Probabilities are not kept, and a map of nothing would be taken for one that is nothing everywhere.
+            self._model.set_overlay(map=Map.NONE)
             if view is not None:
                 self._show_view(view)
             else:
@@ -423,7 +425,6 @@ class Cases(QObject):
                 "visible": overlay.visible,
                 "opacity": overlay.opacity,
                 "style": overlay.style.value,
-                "map": overlay.map.value,
                 "whole_tumour": overlay.whole_tumour,
                 "core": overlay.core,
                 "whole_tumour_shown": overlay.whole_tumour_shown,
@@ -454,7 +455,6 @@ class Cases(QObject):
                 visible=bool(overlay["visible"]),
                 opacity=_number(overlay["opacity"]),
                 style=MaskStyle(overlay["style"]),
-                map=Map(overlay["map"]),
                 whole_tumour=_colour(overlay["whole_tumour"]),
                 core=_colour(overlay["core"]),
                 whole_tumour_shown=bool(overlay["whole_tumour_shown"]),

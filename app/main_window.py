@@ -765,7 +765,9 @@ class MainWindow(QMainWindow):
     def _next_map(self) -> None:
         possible = self.model.maps
         now = self.model.overlay.map
-        self.model.set_overlay(map=possible[(possible.index(now) + 1) % len(possible)], visible=True)
+        # The map of before may be one that this result has not, such as one of a case, which keeps no probabilities.
+        after = possible[(possible.index(now) + 1) % len(possible)] if now in possible else possible[0]
+        self.model.set_overlay(map=after, visible=True)
 
     def _next_preset(self) -> None:
         names, now = list(PRESETS), self.model.preset

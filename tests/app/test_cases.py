@@ -20,7 +20,7 @@ from app.application import make_window
 from app.correcting import Tool
 from app.main_window import MainWindow
 from app.session import Stage
-from app.viewer_model import Layout, MaskStyle, Plane, Window
+from app.viewer_model import Layout, Map, MaskStyle, Plane, Window
 from engine.progress import Progress
 from engine.volume import Sequence
 from tests.app.conftest import drop
@@ -101,7 +101,7 @@ def test_a_case_brings_back_result_corrections_and_what_was_on_screen(
     model.move_crosshair(np.array((1.0, -3.0, 9.0)))
     model.set_view(2.5, model.centre)
     model.set_layout(Layout.PLANE, Plane.CORONAL)
-    model.set_overlay(style=MaskStyle.OUTLINE, core="#009E73")
+    model.set_overlay(style=MaskStyle.OUTLINE, core="#009E73", map=Map.WHOLE_TUMOUR)
     fingerprint = segmented.session.result.choice.card.fingerprint
     place, volumes = model.crosshair, segmented.session.result.segmentation.volumes_ml
     status = segmented.status.text()
@@ -127,6 +127,8 @@ def test_a_case_brings_back_result_corrections_and_what_was_on_screen(
     assert (other.model.layout, other.model.plane) == (Layout.PLANE, Plane.CORONAL)
     assert other.model.overlay.style is MaskStyle.OUTLINE
     assert other.model.overlay.core == "#009E73"
+    assert other.model.overlay.map is Map.NONE, "probabilities are not kept"
+    qtbot.keyClick(other, Qt.Key.Key_V)
     assert other.session.problem is None
     for _ in range(2):
         qtbot.keyClick(other, Qt.Key.Key_Z, CTRL)
