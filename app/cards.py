@@ -170,7 +170,7 @@ def shortcut_card(theme: Theme, window: QWidget, groups: list[tuple[str, list[tu
         side.addWidget(label(name.upper(), "caption"))
         grid = QGridLayout()
         grid.setHorizontalSpacing(12)
-        grid.setVerticalSpacing(4)
+        grid.setVerticalSpacing(2)
         grid.setColumnStretch(1, 1)
         for row, (keys, meaning) in enumerate(lines):
             key = label(keys, "key")
@@ -178,7 +178,7 @@ def shortcut_card(theme: Theme, window: QWidget, groups: list[tuple[str, list[tu
             grid.addWidget(key, row, 0, Qt.AlignmentFlag.AlignTop)
             grid.addWidget(label(meaning, "secondary", wrap=True), row, 1)
         side.addLayout(grid)
-        side.addSpacing(10)
+        side.addSpacing(8)
     for side in sides:
         side.addStretch()
         columns.addLayout(side, 1)

@@ -253,6 +253,7 @@ def test_nothing_on_the_sheet_is_cut_off_in_the_smallest_window(segmented, qtbot
     for label in segmented.card.findChildren(QLabel):
         assert inside.contains(place(label, segmented._surface)), label.text()
         assert label.width() >= label.minimumSizeHint().width(), label.text()
+    assert inside.contains(place(segmented.card.close_button, segmented._surface))
 
 
 def test_a_key_in_a_tooltip_is_the_key_that_does_it(segmented):
