@@ -26,14 +26,12 @@ def build(name: str, args: dict[str, Any]) -> nn.Module:
 
         return FoldedUNet(**args)
     others = {key: value for key, value in args.items() if key not in ("inputs", "regions")}
+    network: nn.Module
     if name == "segresnet":
         from monai.networks.nets import SegResNet
 
-        network: nn.Module = SegResNet(
-            spatial_dims=3, in_channels=args["inputs"], out_channels=args["regions"], **others
-        )
-        return network
-    if name == "dynunet":
+        network = SegResNet(spatial_dims=3, in_channels=args["inputs"], out_channels=args["regions"], **others)
+    elif name == "dynunet":
         from monai.networks.nets import DynUNet
 
         levels = len(others["filters"])
@@ -46,5 +44,6 @@ def build(name: str, args: dict[str, Any]) -> nn.Module:
             upsample_kernel_size=[2] * (levels - 1),
             **others,
         )
-        return network
-    raise ValueError(f"there is no architecture named {name}")
+    else:
+        raise ValueError(f"there is no architecture named {name}")
+    return network
