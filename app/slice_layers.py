@@ -27,6 +27,7 @@ HAIRLINE = QColor(226, 232, 240, 153)
 SHADE = QColor(0, 0, 0, 150)
 CROSSHAIR_GAP_PX = 12
 OUTLINE_PX = 1.5
+GAP_BETWEEN_DASHES = 0xB0000000
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,7 +236,10 @@ class MaskLayer:
                 (overlay.core_shown, labels == TUMOUR_CORE),
             ):
                 if shown:
-                    painted[_edge(inside, max(1, round(frame.ratio))) & pixels.dashes] = 0xFFFFFFFF
+                    edge = _edge(inside, max(1, round(frame.ratio)))
+                    # Dark between the dashes: white alone is lost on a bright scan.
+                    painted[edge] = GAP_BETWEEN_DASHES
+                    painted[edge & pixels.dashes] = 0xFFFFFFFF
         painter.setOpacity(frame.fade)
         pixels.draw(painter, painted, frame.ratio)
         painter.setOpacity(1.0)
