@@ -47,6 +47,7 @@ def looked(window: MainWindow, qtbot) -> MainWindow:
 def colour_at(view: SliceView, world, aside: QPointF | None = None) -> tuple[int, int, int]:
     """The pixel that shows a place, a little beside the crosshair's lines."""
     place = view.pixel_of(np.asarray(world)) + (aside or QPointF(5, 5))
+    view.set_fade(1.0)
     colour = view.viewport().grab().toImage().pixelColor(place.toPoint())
     return colour.red(), colour.green(), colour.blue()
 

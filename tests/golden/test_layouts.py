@@ -43,7 +43,11 @@ def layouts(qapp: QApplication, qtbot) -> Iterator[Layouts]:
     theme, model, jobs = Theme("dark"), ViewerModel(), Jobs()
     QApplication.setFont(QFont(QFontDatabase.applicationFontFamilies(number)[0]))
     session = Session(model, jobs)
-    made = Layouts(theme, model, Review(model, session, jobs))
+    review = Review(model, session, jobs)
+    # Numbers that arrive a moment later, or not yet, are no part of these pictures.
+    model.labels_changed.connect(review._later.stop)
+    model.other_changed.connect(review._later.stop)
+    made = Layouts(theme, model, review)
     for part in (theme, model, jobs, session):
         part.setParent(made)
     made.resize(*SIZE)
