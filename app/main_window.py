@@ -580,7 +580,12 @@ class MainWindow(QMainWindow):
     # Drag and drop
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
-        if not dropped_paths(event.mimeData()) or self._card is not None:
+        if not dropped_paths(event.mimeData()):
+            return
+        if isinstance(self._card, Tour):
+            # Who brings scans has seen enough of the tour, which asks nothing; other cards want an answer first.
+            self._card.leave()
+        if self._card is not None:
             return
         event.acceptProposedAction()
         if self.session.stage is Stage.EMPTY:

@@ -328,6 +328,22 @@ def test_the_tour_can_be_left_at_any_step_and_taken_back(segmented, settings, qt
     assert settings.tour_taken
 
 
+def test_scans_that_are_dropped_on_the_tour_end_it(segmented, qtbot, patient):
+    segmented.show_tour()
+    segmented.card.go_on()
+    drop(segmented, list(patient.glob("*_t1.nii.gz")))
+    qtbot.waitUntil(lambda: set(segmented.model.layers) == {Sequence.T1}, timeout=20_000)
+    assert segmented.card is None
+
+
+def test_scans_that_are_dropped_on_the_research_use_notice_wait_for_it_to_be_read(segmented, qtbot, patient):
+    before = segmented.session.result
+    segmented.show_notice()
+    drop(segmented, list(patient.glob("*_t1.nii.gz")))
+    assert segmented.card is not None
+    assert segmented.session.result is before
+
+
 def test_whoever_opens_own_scans_first_is_not_led_around(loaded, settings, qtbot):
     loaded.show_notice()
     loaded.card.close_button.click()
