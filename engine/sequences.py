@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -101,6 +101,7 @@ class SubjectFiles:
         segmentation: A ground truth that lies beside them.
         folder: Where they lie.
         uncertain: The sequences in ``files`` that were told with a doubt.
+        volumes: Which volume of its file a sequence is, from 0, where one file holds several sequences.
     """
 
     name: str
@@ -109,6 +110,7 @@ class SubjectFiles:
     segmentation: Path | None
     folder: Path
     uncertain: frozenset[Sequence] = frozenset()
+    volumes: Mapping[Sequence, int] = field(default_factory=dict)
 
 
 def detect(path: Path) -> Detection:
@@ -259,7 +261,8 @@ def load(
     steps = len(files.files) + len(others)
     pool = ThreadPoolExecutor(min(len(files.files), os.cpu_count() or 1))
     try:
-        jobs = {s: pool.submit(nifti.read, path, s, indices.get(path)) for s, path in files.files.items()}
+        which = {s: files.volumes.get(s, indices.get(path)) for s, path in files.files.items()}
+        jobs = {s: pool.submit(nifti.read, path, s, which[s]) for s, path in files.files.items()}
         for sequence, job in jobs.items():
             progress.update(len(volumes) / steps, f"reading {sequence.title}")
             volumes[sequence] = job.result()
