@@ -134,7 +134,7 @@ def _reference(subject: Subject, card: ModelCard) -> tuple[LabelMap, float, str]
     network_seconds = time.perf_counter() - started
     maps: FloatArray = prepared.restore(probabilities)
     regions = {region: maps[card.regions.index(region)] for region in REGIONS}
-    return inference.to_label_map(regions, card, subject), network_seconds, "torch fp32"
+    return inference.to_label_map(regions, card, subject.grid), network_seconds, "torch fp32"
 
 
 def _subsets(axes: list[int]) -> list[list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, combinations, product
@@ -17,9 +17,7 @@ from engine.preprocessing import prepare
 from engine.progress import Progress
 from engine.runtime import Device, Network, open_network
 from engine.sequences import require_orientation
-from engine.volume import REST_OF_WHOLE_TUMOUR as REST_LABEL
-from engine.volume import TUMOUR_CORE as CORE_LABEL
-from engine.volume import FloatArray, LabelMap, Sequence, Subject, in_order, in_words
+from engine.volume import FloatArray, Grid, LabelMap, Sequence, Subject, in_order, in_words
 
 OVERLAP = 0.5
 NO_TUMOUR = "No tumour was found."
@@ -119,7 +117,7 @@ def segment(
     maps = prepared.restore(_sigmoid(logits))
     probabilities = {region: maps[card.regions.index(region)] for region in REGIONS}
     progress.update(0.9, "outlining")
-    label_map = to_label_map(probabilities, card, subject)
+    label_map = to_label_map(probabilities, card, subject.grid)
     progress.update(1.0, "done")
 
     found = {WHOLE_TUMOUR: label_map.whole_tumour, TUMOUR_CORE: label_map.tumour_core}
@@ -146,24 +144,21 @@ def segment(
     )
 
 
-def to_label_map(probabilities: dict[str, FloatArray], card: ModelCard, subject: Subject) -> LabelMap:
+def to_label_map(probabilities: Mapping[str, FloatArray], card: ModelCard, grid: Grid) -> LabelMap:
     """Masks from probabilities: the card's thresholds, the core inside the whole tumour, no pieces too small.
 
     Args:
-        probabilities: ``(I, J, K)`` float32 for each region, on the subject's grid; calibrated where the card is, as
-            its thresholds refer to those.
+        probabilities: ``(I, J, K)`` float32 for each region, on ``grid``; calibrated where the card is, as its
+            thresholds refer to those.
         card: Whose thresholds and smallest volumes to use.
-        subject: Whose grid it is.
+        grid: Of the probabilities and the masks.
     """
-    voxel_ml = subject.grid.voxel_ml
+    voxel_ml = grid.voxel_ml
     whole = probabilities[WHOLE_TUMOUR] >= card.threshold[WHOLE_TUMOUR]
     whole = without_small_pieces(whole, voxel_ml, card.minimum_ml[WHOLE_TUMOUR])
     core = (probabilities[TUMOUR_CORE] >= card.threshold[TUMOUR_CORE]) & whole
     core = without_small_pieces(core, voxel_ml, card.minimum_ml[TUMOUR_CORE])
-    labels = np.zeros(subject.grid.shape, dtype=np.uint8)
-    labels[whole] = REST_LABEL
-    labels[core] = CORE_LABEL
-    return LabelMap(labels, subject.grid)
+    return LabelMap.of_regions(whole, core, grid)
 
 
 def blend(

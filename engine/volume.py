@@ -216,6 +216,14 @@ class LabelMap:
         if self.data.dtype != np.uint8:
             raise ValueError(f"a label map is uint8, got {self.data.dtype}")
 
+    @staticmethod
+    def of_regions(whole_tumour: Mask, tumour_core: Mask, grid: Grid) -> LabelMap:
+        """From two masks ``(I, J, K)``, the core winning where it lies outside the whole tumour."""
+        labels = np.zeros(grid.shape, np.uint8)
+        labels[whole_tumour] = REST_OF_WHOLE_TUMOUR
+        labels[tumour_core] = TUMOUR_CORE
+        return LabelMap(labels, grid)
+
     @property
     def whole_tumour(self) -> Mask:
         """``(I, J, K)`` bool: any label."""

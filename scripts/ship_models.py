@@ -23,7 +23,7 @@ from engine.errors import UserError
 from engine.model_card import REGIONS, Calibration, Evaluation, ModelCard, RegionCalibration, RegionScores
 from engine.volume import SUBSETS, in_words, joined
 from trainer import calibration, checkpoint, comparison, scoring
-from trainer.comparison import PatientScore, Row
+from trainer.comparison import Row
 from trainer.study import Places, Shipped, Study, run_name
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,7 +46,7 @@ CITATIONS = (
 )
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Export, describe, write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("study", type=Path)
@@ -55,12 +55,14 @@ def main() -> None:
     parser.add_argument("--simulated", type=Path)
     parser.add_argument("--version", default="2.0")
     parser.add_argument("--out", type=Path, default=ROOT / "assets" / "models")
-    arguments = parser.parse_args()
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "models.md")
+    arguments = parser.parse_args(words)
     study = Study.read(arguments.study)
-    places = Places(arguments.data.resolve(), arguments.runs.resolve(), arguments.simulated)
+    simulated = None if arguments.simulated is None else arguments.simulated.resolve()
+    places = Places(arguments.data.resolve(), arguments.runs.resolve(), simulated)
     cards = [ship(model, study, places, arguments.out, arguments.version) for model in study.shipped]
     command = f"python -m scripts.ship_models configs/{arguments.study.name}"
-    (ROOT / "docs" / "models.md").write_text(page(cards, command), encoding="utf-8")
+    arguments.page.write_text(page(cards, command), encoding="utf-8")
 
 
 def ship(model: Shipped, study: Study, places: Places, out: Path, version: str) -> ModelCard:
@@ -84,12 +86,11 @@ def ship(model: Shipped, study: Study, places: Places, out: Path, version: str) 
     card = checkpoint.export(places.runs / name, out / model.name, model.name, version, DATA, LICENCE, CITATIONS)
     chosen = sorted({row.sequences for row in rows}, key=lambda names: (names.count("+"), names))
     # A model has one threshold a region; where it takes any subset, it is chosen on all of them together.
-    pooled = [replace(row, sequences=joined(model.sequences)) for row in rows]
-    pooled = rows if not card.any_subset else _mean_over_subsets(pooled)
+    pooled = mean_over_subsets(rows, joined(model.sequences)) if card.any_subset else rows
     thresholds = {
         region: comparison.best_threshold(pooled, model.recipe, joined(model.sequences), region) for region in REGIONS
     }
-    scores = {names: _scores([row for row in rows if row.sequences == names]) for names in chosen}
+    scores = _scores(rows)
     fits = _calibrations(scored, rows, thresholds)
     own = joined(model.sequences)
     temperatures = {region: fits[own][region].temperature for region in REGIONS}
@@ -116,29 +117,25 @@ def ship(model: Shipped, study: Study, places: Places, out: Path, version: str) 
     return described.write(card.folder)
 
 
-def _scores(rows: list[Row]) -> Mapping[str, RegionScores]:
-    """Of the networks of one recipe that read the same sequences."""
-    scored = comparison.score_patients(rows)
-    regions = {}
-    for region in REGIONS:
-        own: list[PatientScore] = [score for score in scored if score.region == region]
-        dice = np.array([score.dice for score in own])
-        distance = float(np.mean([score.hd95_mm for score in own]))
-        regions[region] = RegionScores(
-            round(float(dice.mean()), 4), round(float(dice.std(ddof=1)), 4), round(distance, 1)
-        )
-    return regions
+def _scores(rows: list[Row]) -> dict[str, Mapping[str, RegionScores]]:
+    """Of the networks of one recipe, by what they read."""
+    found: dict[str, dict[str, RegionScores]] = {}
+    for own in comparison.summarise(rows):
+        assert own.dice_sd is not None  # a fold has several patients
+        scores = RegionScores(round(own.dice_mean, 4), round(own.dice_sd, 4), round(own.hd95_mean, 1))
+        found.setdefault(own.sequences, {})[own.region] = scores
+    return dict(found)
 
 
-def _mean_over_subsets(rows: list[Row]) -> list[Row]:
-    """One row a patient, network, region and threshold, with the mean Dice over the sets of sequences."""
+def mean_over_subsets(rows: list[Row], called: str) -> list[Row]:
+    """One row a patient, network, region and threshold, its Dice the mean over the sets of sequences."""
     dice: dict[tuple[object, ...], list[float]] = {}
     first: dict[tuple[object, ...], Row] = {}
     for row in rows:
         key = (row.case, row.fold, row.seed, row.region, row.threshold)
         dice.setdefault(key, []).append(row.dice)
         first.setdefault(key, row)
-    return [replace(first[key], dice=float(np.mean(values))) for key, values in dice.items()]
+    return [replace(first[key], sequences=called, dice=float(np.mean(values))) for key, values in dice.items()]
 
 
 def _calibrations(
@@ -172,15 +169,7 @@ def _calibrations(
                 [at[case].found_ml for case in cases],
                 [at[case].truth_ml for case in cases],
             )
-            result.setdefault(names, {})[region] = RegionCalibration(
-                temperature=round(fitted.temperature, 4),
-                ece_before=round(fitted.ece_before, 4),
-                ece_after=round(fitted.ece_after, 4),
-                volume_low=None if fitted.volume_low is None else round(fitted.volume_low, 3),
-                volume_high=None if fitted.volume_high is None else round(fitted.volume_high, 3),
-                coverage=None if fitted.coverage is None else round(fitted.coverage, 3),
-                patients=fitted.patients,
-            )
+            result.setdefault(names, {})[region] = fitted.card()
     return dict(result)
 
 

@@ -25,6 +25,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special
 
+from engine.model_card import RegionCalibration
+
 LEAST_PROBABILITY = 0.02
 BINS = 15
 LEVEL = 0.9
@@ -34,30 +36,29 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class CalibrationFit:
-    """Calibration of one region.
+class CalibrationFit(RegionCalibration):
+    """Calibration of one region, and in whom it says nothing.
+
+    Temperature and factors were fitted on all patients; the error after calibration is at the temperature that the
+    other patients chose, the coverage with the factors of the other folds.
 
     Attributes:
-        temperature: What logits are divided by; fitted on all patients.
-        ece_before: Expected calibration error, 0..1, of the network as it is.
-        ece_after: The same at the temperature that the other patients chose.
-        volume_low: The true volume is at least the found one times this; none with fewer than 19 patients, who say
-            nothing about one in twenty.
-        volume_high: The true volume is at most the found one times this.
-        coverage: Share of patients whose true volume lies in the interval from the other folds; none where these are
-            too few.
-        patients: Number of patients.
-        not_found: How many of them have an empty mask, so that there is no interval; not in the coverage.
+        not_found: Patients with an empty mask, so that there is no interval; not in the coverage.
     """
 
-    temperature: float
-    ece_before: float
-    ece_after: float
-    volume_low: float | None
-    volume_high: float | None
-    coverage: float | None
-    patients: int
-    not_found: int
+    not_found: int = 0
+
+    def card(self) -> RegionCalibration:
+        """What a model card says of it, in as many figures as count."""
+        return RegionCalibration(
+            temperature=round(self.temperature, 4),
+            ece_before=round(self.ece_before, 4),
+            ece_after=round(self.ece_after, 4),
+            volume_low=None if self.volume_low is None else round(self.volume_low, 3),
+            volume_high=None if self.volume_high is None else round(self.volume_high, 3),
+            coverage=None if self.coverage is None else round(self.coverage, 3),
+            patients=self.patients,
+        )
 
 
 def calibrate(

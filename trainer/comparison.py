@@ -36,7 +36,8 @@ from engine.files import whole_file
 from engine.model_card import REGIONS, WHOLE_TUMOUR
 from engine.volume import Sequence
 
-REAL = "real"
+# Real patients; the same as another hospital would have scanned them; simulated ones. In the order of a report.
+COHORTS = REAL, SHIFTED, SIMULATED = "real", "shifted", "simulated"
 DEFAULT_THRESHOLD = 0.5
 RESAMPLES = 10_000
 CONFIDENCE = 0.95

@@ -16,6 +16,7 @@ from engine.files import whole_file
 from engine.model_card import REGIONS, TUMOUR_CORE, WHOLE_TUMOUR
 from trainer import plots
 from trainer.comparison import (
+    COHORTS,
     REAL,
     RESAMPLES,
     Comparison,
@@ -242,8 +243,7 @@ def _empty_regions(summaries: list[Summary]) -> list[str]:
 
 def _place(score: PatientScore, order: Sequence[str]) -> tuple[int, int, tuple[int, ...], int, str]:
     """Where a score belongs in a report: real patients first, few sequences first, recipes in their order."""
-    cohorts = (REAL, "shifted", "simulated")
-    cohort = cohorts.index(score.cohort) if score.cohort in cohorts else len(cohorts)
+    cohort = COHORTS.index(score.cohort) if score.cohort in COHORTS else len(COHORTS)
     used = tuple(list(volume.Sequence).index(volume.Sequence(sequence)) for sequence in score.sequences.split("+"))
     recipe = list(order).index(score.recipe) if score.recipe in order else len(order)
     return cohort, len(used), used, recipe, score.recipe

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,12 +22,13 @@ import numpy as np
 from engine import inference, metrics, nifti, sequences
 from engine.errors import UserError
 from engine.files import whole_file
-from engine.model_card import REGIONS, TUMOUR_CORE, WHOLE_TUMOUR, ModelCard
+from engine.metrics import RegionScore
+from engine.model_card import REGIONS, ModelCard
 from engine.progress import Progress
 from engine.runtime import Network, open_network
-from engine.volume import SUBSETS, LabelMap, Sequence, Subject, joined
+from engine.volume import SUBSETS, FloatArray, Grid, LabelMap, Sequence, Subject, joined
 from trainer import checkpoint, run
-from trainer.comparison import Row, write_rows
+from trainer.comparison import REAL, SHIFTED, SIMULATED, Row, write_rows
 from trainer.config import TrainConfig
 from trainer.shift import shift
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5)
 SCORES = "scores.csv"
 CALIBRATION = "calibration.npz"
-REAL, SHIFTED, SIMULATED = "real", "shifted", "simulated"
 # Logits further out are certain enough.
 LOGIT_EDGES = np.linspace(-12.0, 12.0, 97)
 
@@ -103,7 +103,7 @@ def score(folder: Path, wanted: Wanted, progress: Progress) -> None:
                     if cohort == REAL:
                         counts[number, place] = histogram
     if wanted.simulated is not None:
-        for name, used, one in _score_simulated(network, config, chosen, wanted, progress):
+        for name, used, one in _score_simulated(network, config, card, chosen, wanted, progress):
             rows.append(_row(config, wanted, SIMULATED, used, name, *one))
     with whole_file(folder / CALIBRATION) as partial, partial.open("wb") as file:
         np.savez_compressed(
@@ -117,8 +117,8 @@ def score(folder: Path, wanted: Wanted, progress: Progress) -> None:
     write_rows(folder / SCORES, rows)
 
 
-Measures = tuple[str, float, float, float, float, float]
-"""Region, threshold, Dice, HD95 in mm, ml of the truth, ml found."""
+Measured = tuple[str, float, RegionScore]
+"""Region, threshold, and how well it was found."""
 
 
 def _score_real(
@@ -128,32 +128,29 @@ def _score_real(
     card: ModelCard,
     network: Network,
     progress: Progress,
-) -> tuple[list[Measures], np.ndarray]:
+) -> tuple[list[Measured], np.ndarray]:
     """The measures of one patient, and ``(regions, 2, bins)``: voxels in the brain, and those of them in the truth."""
     result = inference.segment(subject, card, progress.part(0, 1), network=network, use=used)
-    masks = dict(zip(REGIONS, (truth.whole_tumour, truth.tumour_core), strict=True))
-    measured = []
-    for threshold in THRESHOLDS:
-        at = replace(card, threshold=dict.fromkeys(REGIONS, threshold))
-        found = inference.to_label_map(result.probabilities, at, subject)
-        for region, mask in zip(REGIONS, (found.whole_tumour, found.tumour_core), strict=True):
-            measured.append(
-                (region, threshold, *_measure(mask, masks[region], truth.grid.spacing, truth.grid.voxel_ml))
-            )
+    measured = list(_at_every_threshold(result.probabilities, card, truth))
     histogram = np.zeros((len(REGIONS), 2, len(LOGIT_EDGES) - 1), np.int64)
-    for place, region in enumerate(REGIONS):
+    for place, (region, mask) in enumerate(zip(REGIONS, (truth.whole_tumour, truth.tumour_core), strict=True)):
         probability = result.probabilities[region]
         inside = probability > 0  # `Prepared.restore` leaves nought outside the brain, and a network never says nought
         clipped = np.clip(probability[inside], 1e-7, 1 - 1e-7)
         logits = np.clip(np.log(clipped / (1 - clipped)), LOGIT_EDGES[0], LOGIT_EDGES[-1])
         histogram[place, 0] = np.histogram(logits, LOGIT_EDGES)[0]
-        histogram[place, 1] = np.histogram(logits[masks[region][inside]], LOGIT_EDGES)[0]
+        histogram[place, 1] = np.histogram(logits[mask[inside]], LOGIT_EDGES)[0]
     return measured, histogram
 
 
 def _score_simulated(
-    network: nn.Module, config: TrainConfig, chosen: list[tuple[Sequence, ...]], wanted: Wanted, progress: Progress
-) -> Iterator[tuple[str, tuple[Sequence, ...], Measures]]:
+    network: nn.Module,
+    config: TrainConfig,
+    card: ModelCard,
+    chosen: list[tuple[Sequence, ...]],
+    wanted: Wanted,
+    progress: Progress,
+) -> Iterator[tuple[str, tuple[Sequence, ...], Measured]]:
     import torch
 
     from trainer.distillation import outline
@@ -163,32 +160,30 @@ def _score_simulated(
     if not patients:
         raise UserError(f"The folder {wanted.simulated} holds no simulated patient", "", "Simulate some first.")
     own = patients[wanted.fold :: wanted.folds]
-    spacing = (config.spacing_mm, config.spacing_mm, config.spacing_mm)
-    voxel_ml = config.spacing_mm**3 / 1000
+    spacing = np.diag([config.spacing_mm] * 3 + [1.0])
     for number, path in enumerate(own):
         progress.update(number / len(own), f"scoring {path.stem}")
         stored = np.load(path)
-        truth = stored[-2:] > 0.5
+        whole, core = stored[-2:] > 0.5
+        truth = LabelMap.of_regions(whole, core, Grid(whole.shape, spacing))
         for used in chosen:
             images = stored[[list(Sequence).index(sequence) for sequence in config.sequences]].astype(np.float32)
             for channel, sequence in enumerate(config.sequences):
                 if sequence not in used:
                     images[channel] = 0
-            said = outline(network, images, torch.device("cpu"))
-            for threshold in THRESHOLDS:
-                whole, core = said >= threshold
-                whole = metrics.without_small_pieces(whole, voxel_ml, checkpoint.MINIMUM_ML[WHOLE_TUMOUR])
-                core = metrics.without_small_pieces(core & whole, voxel_ml, checkpoint.MINIMUM_ML[TUMOUR_CORE])
-                for region, mask, expected in zip(REGIONS, (whole, core), truth, strict=True):
-                    yield path.stem, used, (region, threshold, *_measure(mask, expected, spacing, voxel_ml))
+            said = dict(zip(REGIONS, outline(network, images, torch.device("cpu")), strict=True))
+            for measured in _at_every_threshold(said, card, truth):
+                yield path.stem, used, measured
 
 
-def _measure(
-    found: np.ndarray, truth: np.ndarray, spacing: tuple[float, float, float], voxel_ml: float
-) -> tuple[float, float, float, float]:
-    """Dice, HD95 in mm, ml of the truth and of the mask."""
-    truth_ml, found_ml = (float(np.count_nonzero(mask) * voxel_ml) for mask in (truth, found))
-    return metrics.dice(found, truth), metrics.hd95_mm(found, truth, spacing), truth_ml, found_ml
+def _at_every_threshold(
+    probabilities: Mapping[str, FloatArray], card: ModelCard, truth: LabelMap
+) -> Iterator[Measured]:
+    for threshold in THRESHOLDS:
+        at = replace(card, threshold=dict.fromkeys(REGIONS, threshold))
+        found = inference.to_label_map(probabilities, at, truth.grid)
+        for region, one in metrics.score(found, truth).items():
+            yield region, threshold, one
 
 
 def _row(
@@ -199,10 +194,7 @@ def _row(
     case: str,
     region: str,
     threshold: float,
-    dice: float,
-    hd95_mm: float,
-    truth_ml: float,
-    found_ml: float,
+    measured: RegionScore,
 ) -> Row:
     return Row(
         recipe=wanted.recipe,
@@ -213,10 +205,10 @@ def _row(
         case=case,
         region=region,
         threshold=threshold,
-        dice=round(dice, 4),
-        hd95_mm=round(hd95_mm, 2),
-        truth_ml=round(truth_ml, 3),
-        found_ml=round(found_ml, 3),
+        dice=round(measured.dice, 4),
+        hd95_mm=round(measured.hd95_mm, 2),
+        truth_ml=round(measured.truth_ml, 3),
+        found_ml=round(measured.volume_ml, 3),
     )
 
 

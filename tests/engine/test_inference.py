@@ -384,7 +384,7 @@ def masks(whole: FloatArray, core: FloatArray, **changes: object) -> LabelMap:
     card = tiny_models.make_card((FLAIR,), **{"minimum_ml": {"whole_tumour": 0.0, "tumour_core": 0.0}, **changes})
     grid = Grid(whole.shape, np.eye(4))
     subject = Subject("x", {FLAIR: Volume(np.zeros(grid.shape, np.float32), grid, FLAIR)})
-    return inference.to_label_map({"whole_tumour": whole, "tumour_core": core}, card, subject)
+    return inference.to_label_map({"whole_tumour": whole, "tumour_core": core}, card, subject.grid)
 
 
 def test_the_core_lies_inside_the_whole_tumour() -> None:

@@ -6,37 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from app import cli
-from engine import nifti
 from engine.errors import Cancelled, UserError
 from engine.progress import Progress
-from engine.volume import LabelMap, Sequence, Volume
-from tests.engine import phantoms
 from trainer import checkpoint, comparison, scoring, study
 from trainer.study import Places, Standing, Study
-
-PATIENTS = ("anna", "boris", "carla", "dora")
-
-
-@pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four phantom patients with truth in BraTS labels."""
-    folder = tmp_path_factory.mktemp("cohort")
-    for number, name in enumerate(PATIENTS):
-        grid = phantoms.grid(("RAS", "LPS", "PIL", "SRA")[number])
-        (folder / name).mkdir()
-        for sequence in Sequence:
-            volume = phantoms.head(grid, sequence)
-            noisy = volume.data + (volume.data != 0) * np.random.default_rng(number).normal(0, 3, grid.shape)
-            path = folder / name / f"{name}_{sequence}.nii.gz"
-            nifti.write_volume(Volume(noisy.astype(np.float32), grid, sequence), path)
-        truth = phantoms.tumour(grid).data
-        brats = np.where(truth == 1, 4, truth).astype(np.uint8)
-        nifti.write_label_map(LabelMap(brats, grid), folder / name / f"{name}_seg.nii.gz")
-    return folder
 
 
 def fields(steps: int = 12) -> dict[str, object]:
