@@ -110,7 +110,8 @@ class TrainConfig:
     simulated_share: float = 0.5
     """Share of the examples that come from simulated patients, where there are any."""
     start_from: str = ""
-    """Run folder whose weights to start from; its inputs must include ``sequences``. Empty: random weights."""
+    """Run folder, or absolute path of a model folder, whose weights to start from; its inputs must include
+    ``sequences``. Empty: random weights."""
     distillation: Distillation | None = None
     """None for a teacher or a baseline."""
     sequence_dropout: float = 0.0
@@ -125,7 +126,11 @@ class TrainConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random changes; the same for student and baseline."""
     steps: int = 3000
-    """Optimiser steps of one example each."""
+    """Optimiser steps of ``batch`` examples each."""
+    batch: int = 1
+    """Examples that a step learns from."""
+    accumulate: int = 1
+    """Pieces that the batch is taken in, one after the other, their gradients summed: less memory, the same step."""
     learning_rate: float = 2e-3
     """Of AdamW after the warm-up; falls to zero along a cosine."""
     warm_up: int = 100
@@ -142,6 +147,8 @@ class TrainConfig:
     """auto, cpu or cuda."""
     validate_every: int = 500
     """Steps between scores of the validation cases; 0 never."""
+    previews: int = 2
+    """Validation cases whose masks are kept at each score, to watch the network learn; 0 none."""
     checkpoint_seconds: float = 120.0
     """Longest time between two checkpoints."""
 
@@ -165,6 +172,10 @@ class TrainConfig:
             raise ValueError(f"a {self.role} has no teacher")
         if self.steps < 1 or not 0 <= self.warm_up < self.steps:
             raise ValueError("steps are positive and more than the warm-up")
+        if self.batch < 1 or not 1 <= self.accumulate <= self.batch:
+            raise ValueError("a batch has at least one example, and at most so many pieces as examples")
+        if self.previews < 0:
+            raise ValueError(f"the number of cases to preview is not negative, got {self.previews}")
         shares = (self.sequence_dropout, self.simulated_share)
         if not all(0 <= share <= 1 for share in shares) or not 0 <= self.average < 1:
             raise ValueError("probabilities and decays lie between 0 and 1")
@@ -173,7 +184,12 @@ class TrainConfig:
     def learns_as(self, other: TrainConfig) -> bool:
         """Whether another run learns the same; folders, device and threads may differ, as on another machine."""
         places = {"data": "", "simulated": "", "device": "cpu", "threads": 0, "checkpoint_seconds": 0.0}
-        here, there = (dataclasses.asdict(config) | places for config in (self, other))
+        # Pieces of a batch give the same step, and what is shown does not change what is learnt.
+        places |= {"accumulate": 1, "previews": 0}
+        here, there = (
+            dataclasses.asdict(config) | places | {"start_from": Path(config.start_from).name}
+            for config in (self, other)
+        )
         return here == there and bool(self.simulated) == bool(other.simulated)
 
     def preparation(self) -> Preparation:

@@ -1,7 +1,7 @@
 """The worker process: ``python -m trainer.run CONFIG FOLDER`` trains and prints one JSON event a line.
 
-Writing ``stop`` and a line end to its standard input ends it after the step it is in, with everything saved; so does an
-interrupt from the keyboard, but for what was done since the last checkpoint.
+It takes the commands of `trainer.events.Command` on its standard input, a word a line. An interrupt from the keyboard
+ends it too, but for what was done since the last checkpoint.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from engine.files import whole_file
 from engine.progress import Progress
 from engine.volume import Sequence
 from trainer.config import TrainConfig
-from trainer.events import Event, Failed, to_line
+from trainer.events import Acknowledged, Command, Event, Failed, Orders, to_line
 
 if TYPE_CHECKING:
     import torch
@@ -145,10 +145,11 @@ def _device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def serve(work: Callable[[Callable[[Event], None], Progress], None]) -> int:
-    """Do some work as a worker process: events out, one JSON object a line.
+def serve(work: Callable[[Callable[[Event], None], Orders], None]) -> int:
+    """Do some work as a worker process: events out, one JSON object a line; commands in, a word a line.
 
-    ``stop`` on standard input ends it; so does the end of standard input where that is a pipe.
+    A command is answered at once by an `Acknowledged`, whatever the work is doing just then. The end of standard input
+    stops the work where that is a pipe.
 
     Args:
         work: Takes what to tell events to, and what to ask whether to go on.
@@ -156,25 +157,28 @@ def serve(work: Callable[[Callable[[Event], None], Progress], None]) -> int:
     Returns:
         0 done, 2 something the user can mend, 130 stopped.
     """
+    telling = threading.Lock()
 
     def emit(event: Event) -> None:
-        sys.stdout.write(to_line(event) + "\n")
-        sys.stdout.flush()
+        with telling:
+            sys.stdout.write(to_line(event) + "\n")
+            sys.stdout.flush()
 
-    progress = Progress()
+    orders = Orders(emit)
 
     def listen() -> None:
         for line in sys.stdin:
-            if line.strip() == "stop":
-                progress.cancel()
-                return
+            word = line.strip()
+            if word in tuple(Command):
+                emit(Acknowledged(word))
+                orders.give(Command(word))
         if stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
             # Who began this is gone, and might begin it again: two must not write into one run folder.
-            progress.cancel()
+            orders.cancel()
 
     threading.Thread(target=listen, daemon=True).start()
     try:
-        work(emit, progress)
+        work(emit, orders)
     except UserError as error:
         emit(Failed(str(error)))
         return 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,9 @@ def test_a_config_survives_its_file(tmp_path: Path) -> None:
         ({"distillation": {"temperature": 0}}, "temperature"),
         ({"distillation": {"weight": -1}}, "weight"),
         ({"steps": 50}, "warm-up"),
+        ({"batch": 0}, "at least one example"),
+        ({"batch": 2, "accumulate": 3}, "so many pieces"),
+        ({"previews": -1}, "preview"),
         ({"window": [80, 96, 70]}, "multiples of 16"),
         ({"window": [80, 96]}, "three sizes"),
         ({"format": "new"}, "no number"),
@@ -60,3 +64,17 @@ def test_a_file_that_is_no_json_is_named_with_the_place(tmp_path: Path) -> None:
         TrainConfig.read(tmp_path / "mine.json")
     with pytest.raises(UserError, match=r"absent\.json cannot be read"):
         TrainConfig.read(tmp_path / "absent.json")
+
+
+def test_what_a_run_learns_is_told_from_how_and_where() -> None:
+    older = json.loads(STUDENT.to_json())
+    for field in ("batch", "accumulate", "previews"):
+        del older[field]
+    assert TrainConfig.from_json(json.dumps(older)) == STUDENT
+    elsewhere = replace(STUDENT, previews=5, data="/elsewhere", threads=3, checkpoint_seconds=1.0)
+    assert elsewhere.learns_as(STUDENT)
+    assert not replace(STUDENT, batch=2).learns_as(STUDENT)
+    assert replace(STUDENT, batch=4, accumulate=4).learns_as(replace(STUDENT, batch=4))
+    here, there = replace(STUDENT, start_from="/here/models/any"), replace(STUDENT, start_from="/there/any")
+    assert here.learns_as(there)
+    assert not here.learns_as(replace(STUDENT, start_from="/here/models/other"))
