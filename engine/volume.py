@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 
@@ -107,13 +108,14 @@ class Grid:
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "affine", affine)
 
-    @property
+    # A grid never changes, and while painting it is asked thousands of times a second.
+    @cached_property
     def spacing(self) -> tuple[float, float, float]:
         """Distance between neighbouring voxels along each array axis, in mm."""
         i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(i), float(j), float(k)
 
-    @property
+    @cached_property
     def voxel_ml(self) -> float:
         """Volume of one voxel in ml; exact for sheared grids too."""
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
@@ -163,7 +165,12 @@ class Grid:
     def to_voxel(self, world: NDArray[np.generic]) -> NDArray[np.float64]:
         """Voxel indices ``(N, 3)`` (with fractions) of world positions ``(N, 3)`` in mm."""
         points = np.asarray(world, dtype=np.float64)
-        return (points - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
+        return (points - self.affine[:3, 3]) @ self._inverse.T
+
+    @cached_property
+    def _inverse(self) -> Affine:
+        inverse: Affine = np.linalg.inv(self.affine[:3, :3])
+        return inverse
 
 
 @dataclass(frozen=True, eq=False)
