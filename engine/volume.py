@@ -169,7 +169,7 @@ class Grid:
 
     @cached_property
     def _inverse(self) -> Affine:
-        inverse: Affine = np.linalg.inv(self.affine[:3, :3])
+        inverse: Affine = np.linalg.inv(self.affine[:3, :3]).astype(np.float64, copy=False)
         return inverse
 
 
