@@ -17,7 +17,7 @@ from PySide6.QtWidgets import (
 )
 
 from app.controls import IconButton, label, push
-from app.session import Problem, Session
+from app.telling import Problem, Teller
 from app.theme import Theme, blend, body_font
 from app.welcome import Emblem
 
@@ -188,12 +188,22 @@ def shortcut_card(theme: Theme, window: QWidget, groups: list[tuple[str, list[tu
 
 
 class Banner(QFrame):
-    """One calm line above the pictures: what happened, why, and what can be done about it."""
+    """One calm line above everything else: what happened, why, and what can be done about it.
 
-    def __init__(self, theme: Theme, session: Session) -> None:
+    Args:
+        theme: The colours.
+        teller: Who has something to tell.
+
+    Signals:
+        volume_chosen: A file and which volume of it, from 0, the user wants to open.
+    """
+
+    volume_chosen = Signal(object, int)
+
+    def __init__(self, theme: Theme, teller: Teller) -> None:
         super().__init__()
         self.setObjectName("banner")
-        self._session = session
+        self._teller = teller
         row = QHBoxLayout(self)
         row.setContentsMargins(16, 10, 8, 10)
         row.setSpacing(10)
@@ -225,14 +235,14 @@ class Banner(QFrame):
         self.copy.clicked.connect(self._copy)
         row.addWidget(self.copy)
         self.close_button = IconButton(theme, "x", "Close this message (Esc)")
-        self.close_button.clicked.connect(session.dismiss)
+        self.close_button.clicked.connect(teller.dismiss)
         row.addWidget(self.close_button, 0, Qt.AlignmentFlag.AlignTop)
         self.buttons: list[QPushButton] = []
-        session.problem_changed.connect(self._update)
+        teller.problem_changed.connect(self._update)
         self._update()
 
     def _update(self) -> None:
-        problem = self._session.problem
+        problem = self._teller.problem
         for button in self.buttons:
             self._actions.removeWidget(button)
             button.hide()
@@ -263,12 +273,12 @@ class Banner(QFrame):
             self.volume.setSuffix(f" of {count}")
 
     def _open_volume(self) -> None:
-        problem = self._session.problem
+        problem = self._teller.problem
         if problem is not None and problem.volumes is not None:
-            self._session.choose_volume(problem.volumes[0], self.volume.value() - 1)
+            self.volume_chosen.emit(problem.volumes[0], self.volume.value() - 1)
 
     def _copy(self) -> None:
-        problem = self._session.problem
+        problem = self._teller.problem
         if problem is not None:
             from engine.export import version
 

@@ -16,8 +16,9 @@ from app import case_file
 from app.case_file import Case, Kept, Restored, Scan, ScansMoved
 from app.correcting import Corrections
 from app.jobs import Jobs
-from app.session import Problem, Result, Session, Stage
+from app.session import Result, Session, Stage
 from app.settings import Settings
+from app.telling import Problem
 from app.viewer_model import LayerKey, Layout, Map, MaskStyle, Plane, ViewerModel, Window
 from engine.errors import UserError
 from engine.progress import Progress

@@ -108,6 +108,7 @@ class MainWindow(QMainWindow):
         self._brush = BrushTool(self.corrections, model)
         self.cases = Cases(model, session, jobs, self.corrections, settings, self)
         self.banner = Banner(theme, session)
+        self.banner.volume_chosen.connect(session.choose_volume)
         self.readout = Readout(model)
 
         self.panel = QScrollArea()

@@ -14,8 +14,9 @@ from PySide6.QtCore import QObject, QTimer, Signal
 
 from app import DEMO, tasks
 from app.jobs import Jobs, Queue
-from app.session import Problem, Session, Stage
+from app.session import Session, Stage
 from app.tasks import Looked, UnknownConvention
+from app.telling import Problem
 from app.viewer_model import Layout, Mask, Plane, Point, Ruler, Version, ViewerModel
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ Everything heavy happens in jobs; the session knows no widget, so all of it can 
 from __future__ import annotations
 
 import time
-import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from pathlib import Path
@@ -18,8 +17,9 @@ from PySide6.QtCore import QObject, Signal
 from app import DEMO, tasks
 from app.jobs import Job, Jobs, Queue
 from app.tasks import Opened, SeveralVolumes
+from app.telling import Problem, Teller
 from app.viewer_model import Mask, ViewerModel
-from engine.errors import MissingSequence, SequenceProblem, UnreadableImage, UserError
+from engine.errors import MissingSequence, SequenceProblem, UnreadableImage
 from engine.volume import Sequence, Subject
 
 if TYPE_CHECKING:
@@ -74,25 +74,6 @@ class Entry:
     why: str
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Something to tell the user, with what can be done about it.
-
-    Attributes:
-        sentence: What happened, why, and what to do.
-        actions: Titles and what they do.
-        volumes: For a file that holds several volumes: the file and how many.
-        details: For somebody who mends the program; empty for what the user can mend.
-        note: True when nothing went wrong.
-    """
-
-    sentence: str
-    actions: tuple[tuple[str, Callable[[], None]], ...] = ()
-    volumes: tuple[Path, int] | None = None
-    details: str = ""
-    note: bool = False
-
-
 @dataclass(frozen=True, eq=False)
 class Result:
     """A segmentation and how long it took from the click."""
@@ -119,7 +100,7 @@ class _Desk:
     written: set[str] = field(default_factory=set)
 
 
-class Session(QObject):
+class Session(Teller):
     """One patient at a time, from files to a saved mask.
 
     Signals:
@@ -128,7 +109,6 @@ class Session(QObject):
         progressed: Fraction 0..1, what is being done, and seconds left or None.
         result_changed: There is a result, or none.
         saved_changed: The result lies in a file now, or no longer does.
-        problem_changed: There is something to tell, or nothing any more.
     """
 
     stage_changed = Signal()
@@ -136,7 +116,6 @@ class Session(QObject):
     progressed = Signal(float, str, object)
     result_changed = Signal()
     saved_changed = Signal()
-    problem_changed = Signal()
 
     def __init__(self, model: ViewerModel, jobs: Jobs, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -146,7 +125,6 @@ class Session(QObject):
         self._desk = _Desk()
         self._next: _Desk | None = None
         self._patients: list[SubjectFiles] = []
-        self._problem: Problem | None = None
         self._job: Job | None = None
         self._started = 0.0
         self._segment_next = False
@@ -222,11 +200,6 @@ class Session(QObject):
     def models(self) -> tuple[ModelCard, ...]:
         """The models that there are."""
         return self._desk.opened.listing.models if self._desk.opened is not None else ()
-
-    @property
-    def problem(self) -> Problem | None:
-        """What is to be told."""
-        return self._problem
 
     @property
     def advice(self) -> str:
@@ -643,33 +616,6 @@ class Session(QObject):
             topic="save",
         )
 
-    # Telling
-
-    def tell(self, problem: Problem) -> None:
-        """Tell or ask something."""
-        self._tell(problem)
-
-    def dismiss(self) -> None:
-        """The message was read."""
-        self._tell(None)
-
-    def fail(self, error: BaseException, doing: str) -> None:
-        """Show an error: the user's sentence, or for anything unexpected a calm one with details to copy."""
-        if isinstance(error, UserError):
-            self._tell(Problem(str(error)))
-            return
-        if isinstance(error, MemoryError):
-            self._tell(Problem(f"{doing} for lack of memory. Close other programs and try again."))
-            return
-        details = "".join(traceback.format_exception(error))
-        self._tell(
-            Problem(
-                f"{doing} because of a mistake in Gliascope itself ({type(error).__name__}). "
-                "Nothing was lost; copy the details for whoever looks after it, and try again.",
-                details=details,
-            )
-        )
-
     def _not_opened(self, error: Exception) -> None:
         self._segment_next = False
         self._back()
@@ -703,11 +649,6 @@ class Session(QObject):
         self.patient_changed.emit()
         self.result_changed.emit()
         self.saved_changed.emit()
-
-    def _tell(self, problem: Problem | None) -> None:
-        if problem is not self._problem:
-            self._problem = problem
-            self.problem_changed.emit()
 
 
 def _with_files(desk: _Desk, files: SubjectFiles, confirmed: set[Path] | None = None) -> _Desk:
