@@ -295,14 +295,14 @@ class DropTargets(QWidget):
         self._theme = theme
         self._split = 0
         self._on_panel = False
-        self._name = ""
+        self._name = self._new = ""
         self.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
         self.hide()
 
-    def show_over(self, area: QWidget, split: int, name: str) -> None:
-        """Cover ``area``; left of ``split`` pixels files are added to ``name``, right of it they open a new one."""
+    def show_over(self, area: QWidget, split: int, name: str, new: str = "Open as a new patient") -> None:
+        """Cover ``area``; left of ``split`` pixels files are added to ``name``, right of it ``new`` happens."""
         self.setGeometry(area.geometry())
-        self._split, self._name = split, name
+        self._split, self._name, self._new = split, name, new
         self.show()
         self.raise_()
 
@@ -319,7 +319,7 @@ class DropTargets(QWidget):
         if self._split > 0:
             areas.append((QRectF(0, 0, self._split, self.height()), f"Add to {self._name}", self._on_panel))
         rest = QRectF(self._split, 0, self.width() - self._split, self.height())
-        areas.append((rest, "Open as a new patient", not self._on_panel or self._split == 0))
+        areas.append((rest, self._new, not self._on_panel or self._split == 0))
         for area, words, hot in areas:
             shade = QColor(c.background)
             shade.setAlpha(240)

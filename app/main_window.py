@@ -6,7 +6,7 @@ from collections.abc import Callable
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from PySide6.QtCore import QByteArray, QMimeData, QPoint, Qt, QTimer
 from PySide6.QtGui import (
@@ -41,7 +41,7 @@ from app.brush import BrushTool
 from app.cards import Banner, Card, DropTargets, about_card, first_run_card, shortcut_card
 from app.case_file import ENDING, is_case
 from app.cases import Cases
-from app.controls import ElidedLabel, IconButton, Segments, action, label
+from app.controls import ElidedLabel, IconButton, Segments, action, label, push
 from app.correct_panel import CorrectPanel
 from app.correcting import RADIUS_STEP, Corrections, Tool
 from app.jobs import Jobs
@@ -63,6 +63,10 @@ from app.viewer_model import PRESETS, Layout, Plane, ViewerModel
 from app.welcome import Emblem, Welcome
 from engine.errors import CannotWrite
 from engine.volume import Sequence
+
+if TYPE_CHECKING:
+    from app.training_wizard import TrainingWizard
+    from engine.model_card import ModelCard
 
 Choice = TypeVar("Choice", bound=Enum)
 
@@ -107,6 +111,7 @@ class MainWindow(QMainWindow):
         self.correct = CorrectPanel(theme, model, session, self.corrections, lambda: self.layouts.active.plane)
         self._brush = BrushTool(self.corrections, model)
         self.cases = Cases(model, session, jobs, self.corrections, settings, self)
+        self.wizard: TrainingWizard | None = None
         self.banner = Banner(theme, session)
         self.banner.volume_chosen.connect(session.choose_volume)
         self.readout = Readout(model)
@@ -252,6 +257,9 @@ class MainWindow(QMainWindow):
         row.addSpacing(4)
         row.addWidget(self.side_choice)
         row.addSpacing(4)
+        self.train_button = push("Train your own", "flat", "Train models on patients of your own (Ctrl+T)")
+        self.train_button.clicked.connect(lambda: self.show_wizard())
+        row.addWidget(self.train_button)
         self.panel_button = IconButton(self.theme, "layout", "Side panel (F9)")
         self.panel_button.clicked.connect(self.toggle_panel)
         self.help_button = IconButton(self.theme, "question", "Keys and mouse (?)")
@@ -275,9 +283,12 @@ class MainWindow(QMainWindow):
             ("Save the case...", "Ctrl+Shift+S", self.save_case),
             ("Save a picture...", "Ctrl+P", self.save_picture),
             ("Close the patient", "Ctrl+W", self.session.close),
+            ("Train your own...", "Ctrl+T", self.show_wizard),
         ):
             entry = action(text, self, keys)
             entry.triggered.connect(lambda _=False, act=act: act())
+            if act == self.show_wizard:
+                menu.addSeparator()
             menu.addAction(entry)
             self.menu_actions[text.rstrip(".")] = entry
             if act == self.browse_folder:
@@ -577,6 +588,23 @@ class MainWindow(QMainWindow):
     def _last_folder(self) -> str:
         folder = self.settings.last_folder
         return folder if folder and Path(folder).is_dir() else str(Path.home())
+
+    # Training
+
+    def show_wizard(self) -> TrainingWizard:
+        """Open the training wizard, or bring it to the front as it was left."""
+        if self.wizard is None:
+            # Whoever segments alone waits for none of this.
+            from app.training_wizard import TrainingWizard
+            from app.wizard_model import WizardModel
+
+            self.wizard = TrainingWizard(self.theme, self.jobs, WizardModel(self.jobs, installed_models, self))
+        if self.wizard.isMinimized():
+            self.wizard.showNormal()
+        self.wizard.show()
+        self.wizard.raise_()
+        self.wizard.activateWindow()
+        return self.wizard
 
     # Drag and drop
 
@@ -959,9 +987,19 @@ class MainWindow(QMainWindow):
         if not splits.isEmpty():
             self.settings.splits = splits
         self.surface.release()
+        if self.wizard is not None:
+            self.wizard.close()
+            self.wizard.deleteLater()
         self.session.close()
         self.jobs.close()
         super().closeEvent(event)
+
+
+def installed_models() -> tuple[ModelCard, ...]:
+    """The models there are, to begin a training with and to compare it with."""
+    from engine import registry
+
+    return registry.list_models().models
 
 
 def dropped_paths(mime: QMimeData) -> list[Path]:

@@ -194,9 +194,10 @@ QWidget {{ color: {c.text}; font-size: {BODY_PX}px; }}
 QMainWindow, #surface {{ background: {c.background}; }}
 QToolTip {{ background: {c.raised}; color: {c.text}; border: 1px solid {c.hairline}; padding: 5px 7px; }}
 
-#header, #footer, #panel, #panelBody, #readout, #cell, #bar {{ background: {c.panel}; }}
+#header, #footer, #panel, #panelBody, #readout, #cell, #bar, #rail, #foot {{ background: {c.panel}; }}
 #header {{ border-bottom: 1px solid {c.hairline}; }}
-#footer {{ border-top: 1px solid {c.hairline}; }}
+#footer, #foot {{ border-top: 1px solid {c.hairline}; }}
+#rail {{ border-right: 1px solid {c.hairline}; }}
 #bar {{ border-bottom: 1px solid {c.hairline}; }}
 #lines {{ background: {c.hairline}; }}
 #black {{ background: black; }}
