@@ -30,6 +30,7 @@ class Queue(Enum):
 
     READING = auto()
     COMPUTING = auto()
+    WATCHING = auto()
 
 
 class _Kind(Enum):
@@ -66,8 +67,9 @@ class Job:
 class Jobs(QObject):
     """Runs functions on threads and brings what they say back to the UI thread.
 
-    Two queues: a small pool for reading files, and a single thread for computing, because two segmentations at once
-    are slower than one after the other and take twice the memory.
+    Three queues: a small pool for reading files, a single thread for computing, because two segmentations at once are
+    slower than one after the other and take twice the memory, and one for listening to a training and telling it what
+    to do, which must not wait for either.
 
     Signals:
         idle: The last job running has ended.
@@ -81,6 +83,7 @@ class Jobs(QObject):
         self._pools = {
             Queue.READING: ThreadPoolExecutor(2, thread_name_prefix="reading"),
             Queue.COMPUTING: ThreadPoolExecutor(1, thread_name_prefix="computing"),
+            Queue.WATCHING: ThreadPoolExecutor(3, thread_name_prefix="watching"),
         }
         self._running: dict[int, Job] = {}
         self._unfinished: set[int] = set()
