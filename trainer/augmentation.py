@@ -1,8 +1,14 @@
-"""Random changes to one training example, on whatever device it lies; everything follows from one generator."""
+"""Random changes to one training example, on whatever device it lies; everything follows from one generator.
+
+Two thirds of a window around a head are air. Positions are worked out for every voxel, but only those that hold
+something are looked up, changed and normalised, as rows of values without a shape; `Cutout.spread` puts them back.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Generator, Tensor
@@ -10,56 +16,162 @@ from torch.nn import functional
 
 from trainer.config import Augmentation
 
-# Of the smooth deformation, along each axis of the window.
+# Of the smooth deformation and of the smooth field, along each axis of the window.
 CONTROL_POINTS = (5, 6, 5)
+FIELD_POINTS = (3, 4, 3)
+# Air around what a case holds: one voxel that interpolation reaches into, one where everything farther off is put.
+RIM = 2
+# Voxels looked up at once: few enough for the processor's cache.
+PIECE = 1 << 16
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """A whole case, laid out so that windows can be cut from it quickly.
+
+    Attributes:
+        rows: ``(V, C)`` float32: the values of each voxel of the smallest box around what the case holds, with a rim.
+        near: ``(V,)`` bool: which voxels hold something, or lie beside one that does.
+        size: Voxels of that box with its rim; their product is V.
+        middle: The middle of the whole case, in voxels of that box.
+    """
+
+    rows: Tensor
+    near: Tensor
+    size: tuple[int, int, int]
+    middle: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, arrays: Tensor, channels: int | None = None) -> Self:
+        """Lay out a case.
+
+        Args:
+            arrays: ``(C, i, j, k)`` float16 or float32: sequences, truth and what else moves with them.
+            channels: How many of the first ones tell what the case holds; what the others say elsewhere counts as
+                zero. All of them if left out.
+        """
+        # The bits of all channels together; shifted by one, zero and minus zero are all that comes out as zero.
+        bits = arrays.view(torch.int16 if arrays.element_size() == 2 else torch.int32)
+        held = bits[0].clone()
+        for array in bits[1:channels]:
+            held |= array
+        held = (held << 1) != 0
+        flat = held.any(0), held.any(2)
+        box = []
+        for along in (flat[1].any(1), flat[1].any(0), flat[0].any(0)):
+            inside = along.nonzero().flatten().tolist()
+            box.append(slice(inside[0], inside[-1] + 1) if inside else slice(0, 1))
+        i, j, k = box
+        near = functional.pad(held[i, j, k], (RIM,) * 6)
+        for axis in range(3):
+            n = near.shape[axis]
+            along = near.clone()
+            along.narrow(axis, 1, n - 1).logical_or_(near.narrow(axis, 0, n - 1))
+            along.narrow(axis, 0, n - 1).logical_or_(near.narrow(axis, 1, n - 1))
+            near = along
+        rows = arrays.new_zeros((*near.shape, len(arrays)), dtype=torch.float32)
+        inner = (slice(RIM, -RIM),) * 3
+        rows[inner] = arrays[:, i, j, k].permute(1, 2, 3, 0).float()
+        if channels is not None:
+            rows[inner][..., channels:].mul_(held[i, j, k, None])
+        middle = [(n - 1) / 2 - part.start + RIM for n, part in zip(arrays.shape[1:], box, strict=True)]
+        a, b, c = near.shape
+        return cls(rows.reshape(-1, len(arrays)), near.flatten(), (a, b, c), (middle[0], middle[1], middle[2]))
+
+
+@dataclass(frozen=True, eq=False)
+class Cutout:
+    """One window of a case, as the values of the voxels that hold something.
+
+    Attributes:
+        values: ``(C, N)`` float32.
+        places: ``(N,)``: where in the flattened window they are, rising.
+        window: Voxels of the window.
+    """
+
+    values: Tensor
+    places: Tensor
+    window: tuple[int, int, int]
+
+    def spread(self, values: Tensor) -> Tensor:
+        """``(C, N)`` values in their places: ``(C, *window)``, zero elsewhere."""
+        whole = values.new_zeros((len(values), math.prod(self.window)))
+        return whole.index_copy_(1, self.places, values).reshape(-1, *self.window)
+
+    def gather(self, whole: Tensor) -> Tensor:
+        """Undo `spread`: ``(C, *window)`` to ``(C, N)``."""
+        return whole.reshape(len(whole), -1).index_select(1, self.places)
 
 
 def spatial(
-    images: Tensor, window: tuple[int, int, int], spacing_mm: float, augmentation: Augmentation, generator: Generator
-) -> Tensor:
-    """Cut one window out of a whole case under a random smooth deformation, in a single interpolation.
+    anatomy: Anatomy, window: tuple[int, int, int], spacing_mm: float, augmentation: Augmentation, generator: Generator
+) -> Cutout:
+    """Cut one window out of a case under a random smooth deformation, in a single linear interpolation.
 
     Args:
-        images: ``(C, i, j, k)``: sequences and truth together, so that they move together.
+        anatomy: Sequences and truth together, so that they move together.
         window: Voxels of the result.
         spacing_mm: Of both.
         augmentation: How much of each change.
         generator: Source of chance (a CPU generator, whatever the device).
 
     Returns:
-        ``(C, *window)``, zero where the case ends.
+        What lies in the window; zero where the case ends.
     """
-    extent = torch.tensor(images.shape[1:], dtype=torch.float32)
     angles = _uniform(3, math.radians(augmentation.rotation_degrees), generator)
     scales = 1 + _uniform(3, augmentation.scaling, generator)
     matrix = _rotation(angles) @ torch.diag(scales)
     if float(torch.rand(1, generator=generator)) < augmentation.flip:
         matrix = matrix @ torch.diag(torch.tensor([-1.0, 1.0, 1.0]))
-    shift = _uniform(3, augmentation.shift_mm / spacing_mm, generator)
+    shift = _uniform(3, augmentation.shift_mm / spacing_mm, generator) + torch.tensor(anatomy.middle)
 
-    # Positions in voxels around the centre of the case, at a few control points: turning, scaling and shifting are
-    # linear and survive the interpolation to every voxel exactly, which spares a product with a matrix for each.
+    # Positions in voxels of the case at a few control points: turning, scaling and shifting are linear and survive the
+    # interpolation to every voxel exactly, which spares a product with a matrix for each.
     axes = [torch.linspace(-(n - 1) / 2, (n - 1) / 2, points) for n, points in zip(window, CONTROL_POINTS, strict=True)]
     offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    positions = torch.einsum("ij,jabc->iabc", matrix, offsets) + shift[:, None, None, None]
+    controls = torch.einsum("ij,jabc->iabc", matrix, offsets) + shift[:, None, None, None]
     if augmentation.elastic_mm > 0:
-        positions = positions + _uniform((3, *CONTROL_POINTS), augmentation.elastic_mm / spacing_mm, generator)
-    # grid_sample counts axes from the last and runs -1..1 between the outermost voxel centres.
-    normalised = positions * (2 / (extent - 1).clamp(min=1))[:, None, None, None]
-    grid = functional.interpolate(
-        normalised.flip(0)[None].to(images.device), size=window, mode="trilinear", align_corners=True
-    )
-    return functional.grid_sample(
-        images[None], grid.permute(0, 2, 3, 4, 1), mode="bilinear", padding_mode="zeros", align_corners=True
-    )[0]
+        controls = controls + _uniform((3, *CONTROL_POINTS), augmentation.elastic_mm / spacing_mm, generator)
+    return _look_up(anatomy, _smooth(controls.to(anatomy.rows.device), window), window)
 
 
-def intensity(images: Tensor, truth: Tensor, augmentation: Augmentation, generator: Generator) -> Tensor:
+def _look_up(anatomy: Anatomy, positions: Tensor, window: tuple[int, int, int]) -> Cutout:
+    """Interpolate at ``positions`` ``(3, *window)``, in voxels of the anatomy's box, where there is something."""
+    positions = positions.flatten(1)
+    total = positions.shape[1]
+    piece = PIECE if positions.device.type == "cpu" else total
+    _, height, depth = anatomy.size
+    steps = [(a * height + b) * depth + c for a in (0, 1) for b in (0, 1) for c in (0, 1)]
+    corners = torch.tensor(steps, dtype=torch.int32, device=positions.device)
+    places, values = [], []
+    for start in range(0, total, piece):
+        here = positions[:, start : start + piece]
+        i, j, k = (axis.round().clamp_(0, n - 1).int() for axis, n in zip(here, anatomy.size, strict=True))
+        near = anatomy.near.index_select(0, i.mul_(height).add_(j).mul_(depth).add_(k)).nonzero().flatten()
+        here = here.index_select(1, near)
+        lower = here.floor()
+        x, y, z = here - lower
+        i, j, k = lower.int()
+        first = i.mul_(height).add_(j).mul_(depth).add_(k)
+        xy = x * y
+        sides = (1 - x - y).add_(xy), y - xy, x - xy, xy
+        weights = torch.stack([part for side in sides for part in (side - side * z, side * z)], dim=1)
+        # A weighted sum of rows, eight corners to a voxel; torch's grid_sample takes ten times as long for the same.
+        rows = first[:, None] + corners
+        values.append(functional.embedding_bag(rows, anatomy.rows, mode="sum", per_sample_weights=weights).t())
+        places.append(near + start)
+    return Cutout(torch.cat(values, dim=1), torch.cat(places), window)
+
+
+def intensity(
+    images: Tensor, truth: Tensor, cutout: Cutout, augmentation: Augmentation, generator: Generator
+) -> Tensor:
     """Change the look of each sequence by itself, as another scanner and another tumour would.
 
     Args:
-        images: ``(C, i, j, k)``, normalised, zero outside the brain.
-        truth: ``(2, i, j, k)``: the fraction of each voxel in whole tumour and core.
+        images: ``(C, N)`` normalised values of ``cutout``; zero outside the sequence's brain.
+        truth: ``(2, N)``: the fraction of each voxel in whole tumour and core.
+        cutout: Where the values are.
         augmentation: How much of each change.
         generator: Source of chance (a CPU generator).
 
@@ -67,68 +179,86 @@ def intensity(images: Tensor, truth: Tensor, augmentation: Augmentation, generat
         The same shape, zero outside the brain; inside, zero mean and unit spread, as `engine.preprocessing` leaves
         every image, but for a random gain and offset.
     """
-    changed = []
-    for image in images:
-        brain = image != 0
-        image = _lesion(image, truth, augmentation, generator)
-        image = _coarser(image, augmentation, generator)
-        image = _contrast(image, augmentation, generator)
-        if augmentation.bias_field > 0:
-            field = torch.randn((1, 1, 3, 4, 3), generator=generator) * augmentation.bias_field
-            field = functional.interpolate(
-                field.to(image.device), size=image.shape, mode="trilinear", align_corners=True
-            )[0, 0]
-            # Intensities are centred on the brain's mean; lift them so that the field scales signal, not contrast.
-            image = (image + 3) * torch.exp(field) - 3
-        if augmentation.noise > 0:
-            spread = float(torch.rand(1, generator=generator)) ** 2 * augmentation.noise
-            # A seed drawn from the generator, so that the noise can be made on the device itself.
-            seed = int(torch.randint(2**31, (1,), generator=generator))
-            source = Generator(device=image.device).manual_seed(seed)
-            image = image + spread * torch.randn(image.shape, generator=source, device=image.device)
-        values = image[brain]
-        if values.numel() > 1:
-            image = (image - values.mean()) / values.std().clamp(min=1e-3)
-        gain, offset = torch.randn(2, generator=generator).tolist()
-        image = image * math.exp(gain * augmentation.gain) + offset * augmentation.offset
-        changed.append(torch.where(brain, image.clamp(-5, 5), 0.0))
-    return torch.stack(changed)
+    count, device = len(images), images.device
 
+    def normal(spread: float, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator) * spread
 
-def _lesion(image: Tensor, truth: Tensor, augmentation: Augmentation, generator: Generator) -> Tensor:
-    if augmentation.lesion <= 0 and augmentation.lesion_shift <= 0:
-        return image
-    rest, core = truth[0] - truth[1], truth[1]
+    # Everything is drawn, also for what is switched off, which so leaves the other changes as they are.
+    factors, shifts = normal(augmentation.lesion, count, 2).exp(), normal(augmentation.lesion_shift, count, 2)
+    coarser = torch.rand((count, 3), generator=generator).tolist()
+    powers = normal(augmentation.contrast, count).exp().tolist()
+    fields = _smooth(normal(augmentation.bias_field, count, *FIELD_POINTS).to(device), cutout.window)
+    noises = (torch.rand(count, generator=generator) ** 2 * augmentation.noise).tolist()
+    # A seed drawn from the generator, so that the noise can be made on the device itself.
+    source = Generator(device=device).manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+    gains, offsets = normal(augmentation.gain, count).exp().tolist(), normal(augmentation.offset, count).tolist()
+
+    tumour = truth[0].nonzero().flatten()
+    parts = truth.index_select(1, tumour)
+    parts = torch.stack([parts[0] - parts[1], parts[1]])
     # The brain's mean is zero, so a factor moves a tumour towards the look of the average tissue or away from it. One
     # that looks average already is moved by the shift alone.
-    factors = torch.exp(torch.randn(2, generator=generator) * augmentation.lesion).tolist()
-    shifts = (torch.randn(2, generator=generator) * augmentation.lesion_shift).tolist()
-    factor: Tensor = 1 + (factors[0] - 1) * rest + (factors[1] - 1) * core
-    shift: Tensor = shifts[0] * rest + shifts[1] * core
-    return image * factor + shift
+    lesion_factors, lesion_shifts = 1 + (factors - 1).to(device) @ parts, shifts.to(device) @ parts
+    changed = images.clone()
+    # One sequence after the other, in place: it stays in the processor's cache from the first change to the last.
+    for n, value in enumerate(changed):
+        brain = (value != 0).float()
+        voxels = brain.sum().clamp(min=2)
+        lesion = value.index_select(0, tumour).mul_(lesion_factors[n]).add_(lesion_shifts[n])
+        value.index_copy_(0, tumour, lesion)
+        chance, amount, which = coarser[n]
+        if chance < augmentation.blur:
+            value.copy_(cutout.gather(_coarser(cutout.spread(value[None]), amount, which))[0])
+        if augmentation.contrast > 0:
+            # A gamma about the range -3..3 bends the middle and keeps the ends; gain and offset are normalised away.
+            within = value.clamp(-3, 3)
+            value.sub_(within)
+            # A power as the exponential of a logarithm, whose minus infinity at zero comes out as zero again.
+            value.add_(within.add_(3).div_(6).log_().mul_(powers[n]).exp_(), alpha=6).sub_(3)
+        if augmentation.bias_field > 0:
+            # Intensities are centred on the brain's mean; lift them so that the field scales signal, not contrast.
+            value.add_(3).mul_(cutout.gather(fields[n : n + 1])[0].exp_()).sub_(3)
+        if augmentation.noise > 0:
+            value.add_(torch.randn(value.shape, generator=source, device=device), alpha=noises[n])
+        # Sums instead of torch's mean and spread, which take their time to be exact to the last bit.
+        value.mul_(brain)
+        value.sub_(brain * (value.sum() / voxels))
+        spread = torch.linalg.vector_norm(value) / (voxels - 1).sqrt()
+        value.mul_(gains[n] / spread.clamp(min=1e-3)).add_(offsets[n]).clamp_(-5, 5).mul_(brain)
+    return changed
 
 
-def _contrast(image: Tensor, augmentation: Augmentation, generator: Generator) -> Tensor:
-    if augmentation.contrast <= 0:
-        return image
-    power = float(torch.randn(1, generator=generator)) * augmentation.contrast
-    # A gamma about the range -3..3 bends the middle and keeps the ends; gain and offset would be normalised away.
-    unit = ((image + 3) / 6).clamp(0, 1)
-    return unit.pow(math.exp(power)) * 6 - 3 + (image - image.clamp(-3, 3))
-
-
-def _coarser(image: Tensor, augmentation: Augmentation, generator: Generator) -> Tensor:
-    chance, amount, which = torch.rand(3, generator=generator).tolist()
-    if chance >= augmentation.blur:
-        return image
+def _coarser(image: Tensor, amount: float, which: float) -> Tensor:
+    """``(1, i, j, k)`` as if scanned in thick slices or at a low resolution and interpolated back."""
     factors = [1.0, 1.0, 1.0]
     if which < 0.5:  # thick slices along one axis, most often head to foot
         factors[2 if which < 0.3 else int(which * 10) % 3] = 1 + 2 * amount
     else:  # low resolution all round
         factors = [1 + amount] * 3
-    size = [max(4, round(n / f)) for n, f in zip(image.shape, factors, strict=True)]
-    small = functional.interpolate(image[None, None], size=size, mode="area")
-    return functional.interpolate(small, size=image.shape, mode="trilinear", align_corners=False)[0, 0]
+    matrices = []
+    for n, factor in zip(image.shape[1:], factors, strict=True):
+        points = torch.eye(n, device=image.device)[None]
+        small = functional.interpolate(points, size=max(4, round(n / factor)), mode="area")
+        # Averaging and interpolating back are linear along each axis: one matrix does both.
+        matrices.append(functional.interpolate(small, size=n, mode="linear", align_corners=False)[0].t())
+    return _along_axes(image, matrices)
+
+
+def _smooth(controls: Tensor, window: tuple[int, int, int]) -> Tensor:
+    """Linear interpolation of control points ``(C, a, b, c)``, first and last at the window's ends, to every voxel."""
+    matrices = []
+    for points, n in zip(controls.shape[1:], window, strict=True):
+        corners = torch.eye(points, device=controls.device)[None]
+        matrices.append(functional.interpolate(corners, size=n, mode="linear", align_corners=True)[0].t())
+    return _along_axes(controls, matrices)
+
+
+def _along_axes(volume: Tensor, matrices: list[Tensor]) -> Tensor:
+    """``(C, x, y, z)`` multiplied by one matrix an axis, ``(i, x)``, ``(j, y)`` and ``(k, z)``: ``(C, i, j, k)``."""
+    volume = torch.einsum("ix,cxyz->ciyz", matrices[0], volume)
+    volume = torch.einsum("jy,ciyz->cijz", matrices[1], volume)
+    return volume @ matrices[2].t()
 
 
 def _uniform(shape: int | tuple[int, ...], largest: float, generator: Generator) -> Tensor:

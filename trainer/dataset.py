@@ -187,6 +187,8 @@ class Examples:
     ) -> None:
         import torch
 
+        from trainer.augmentation import Anatomy
+
         self._config = config
         held = [s for s in Sequence if s in {*config.sequences, *teacher_sequences, *absent}]
         self._own, self._teachers, self._absent = (
@@ -194,14 +196,16 @@ class Examples:
         )
         self._regions = slice(len(held), len(held) + 2)
         self._blend = 0.0 if config.distillation is None else config.distillation.blend
-        self._cases: list[torch.Tensor] = []
+        self._cases: list[Anatomy] = []
         for number, name in enumerate(config.train_cases):
             progress.update(number / len(config.train_cases), f"reading {name}")
             case = store.load(name, progress)
             arrays = [case.images[case.channels(held)], case.truth]
             if opinions is not None:
                 arrays.append(opinions[name].astype(np.float16))
-            self._cases.append(torch.from_numpy(np.concatenate(arrays)).to(device))
+            whole = torch.from_numpy(np.concatenate(arrays)).to(device)
+            # An opinion says something of every voxel, also where there is no brain to ask about.
+            self._cases.append(Anatomy.of(whole, self._regions.stop))
         self._device = device
         self._simulated = sorted(Path(config.simulated).glob("*.npy")) if config.simulated else []
         if config.simulated and not self._simulated:
@@ -213,6 +217,13 @@ class Examples:
         """One example, see `trainer.distillation`: ``images``, ``truth`` and what else the terms need."""
         import torch
 
+        # Also where a training works in bfloat16, which would put positions on a grid of quarters of a voxel.
+        with torch.autocast(self._device.type, enabled=False):
+            return self._example(number)
+
+    def _example(self, number: int) -> dict[str, torch.Tensor]:
+        import torch
+
         from trainer import augmentation
 
         config = self._config
@@ -220,24 +231,25 @@ class Examples:
         if self._simulated and float(torch.rand(1, generator=chance)) < config.simulated_share:
             chosen = int(torch.randint(len(self._simulated), (1,), generator=chance))
             stored = np.load(self._simulated[chosen], mmap_mode="r")
-            case = torch.from_numpy(stored[self._channels].astype(np.float32)).to(self._device)
+            case = augmentation.Anatomy.of(torch.from_numpy(stored[self._channels]).to(self._device))
         else:
             epoch, place = divmod(number, len(self._cases))
             order = torch.randperm(len(self._cases), generator=_generator(config.seed, 1, epoch))
-            case = self._cases[int(order[place])].float()
-        moved = augmentation.spatial(case, config.window, config.spacing_mm, config.augmentation, chance)
-        truth, opinion = moved[self._regions], moved[self._regions.stop :]
-        images = augmentation.intensity(moved[self._own], truth, config.augmentation, chance)
+            case = self._cases[int(order[place])]
+        cutout = augmentation.spatial(case, config.window, config.spacing_mm, config.augmentation, chance)
+        values = cutout.values
+        truth = values[self._regions]
+        images = augmentation.intensity(values[self._own], truth, cutout, config.augmentation, chance)
         if config.sequence_dropout > 0 and float(torch.rand(1, generator=chance)) < config.sequence_dropout:
             images = images * _random_subset(len(self._own), chance).to(images.device)
-        batch = {"images": images[None], "truth": truth[None]}
-        if len(opinion):
-            batch["target"] = torch.lerp(truth, opinion, self._blend)[None]
+        parts = {"images": images, "truth": truth}
+        if len(values) > self._regions.stop:
+            parts["target"] = torch.lerp(truth, values[self._regions.stop :], self._blend)
         if self._teachers:
-            batch["teacher_images"] = moved[self._teachers][None]
+            parts["teacher_images"] = values[self._teachers]
         if self._absent:
-            batch["absent"] = moved[self._absent][None]
-        return batch
+            parts["absent"] = values[self._absent]
+        return {name: cutout.spread(part)[None] for name, part in parts.items()}
 
 
 def folds(sizes: dict[str, float], sources: dict[str, str], count: int, seed: int = 0) -> list[tuple[str, ...]]:
@@ -268,13 +280,13 @@ def folds(sizes: dict[str, float], sources: dict[str, str], count: int, seed: in
 
 
 def _random_subset(count: int, generator: torch.Generator) -> torch.Tensor:
-    """``(count, 1, 1, 1)`` of ones and zeros: a subset that is neither empty nor everything, each equally likely."""
+    """``(count, 1)`` of ones and zeros: a subset that is neither empty nor everything, each equally likely."""
     import torch
 
     if count == 1:
-        return torch.ones(1, 1, 1, 1)
+        return torch.ones(1, 1)
     code = int(torch.randint(1, 2**count - 1, (1,), generator=generator))
-    return torch.tensor([float(code >> bit & 1) for bit in range(count)]).reshape(count, 1, 1, 1)
+    return torch.tensor([float(code >> bit & 1) for bit in range(count)]).reshape(count, 1)
 
 
 def _generator(*numbers: int) -> torch.Generator:

@@ -64,6 +64,23 @@ def test_hard_loss_is_lowest_at_the_truth_even_where_voxels_are_split() -> None:
         assert float(hard_loss(torch.logit(truth) + shift, truth)) > at_truth
 
 
+def test_hard_loss_and_its_slope_are_those_of_its_formula() -> None:
+    generator = torch.Generator().manual_seed(4)
+    logits = 3 * torch.randn(2, 2, 5, 6, 7, generator=generator)
+    truth = torch.rand(logits.shape, generator=generator) * (torch.rand(logits.shape, generator=generator) < 0.4)
+    truth[1, 1] = 0
+    plain, ours = (logits.clone().requires_grad_() for _ in range(2))
+    p, space = torch.sigmoid(plain), (2, 3, 4)
+    dice = (2 * (p * truth).sum(space) + 1) / ((p**2).sum(space) + (truth**2).sum(space) + 1)
+    expected = (1 - dice).mean() + torch.nn.functional.binary_cross_entropy(p, truth)
+    expected.backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = hard_loss(ours, truth)
+    (3 * found).backward()
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    torch.testing.assert_close(ours.grad, 3 * plain.grad, atol=1e-7, rtol=1e-4)
+
+
 def test_an_empty_region_gives_a_finite_loss_that_rewards_silence() -> None:
     truth = torch.zeros(1, 2, 4, 4, 4)
     loud, silent = torch.full_like(truth, 4.0), torch.full_like(truth, -12.0)
