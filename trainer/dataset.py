@@ -173,6 +173,9 @@ class Examples:
         device: Where cases lie and examples are made.
         progress: Told while the cases load.
         opinions: Of cross-fitted teachers: ``(2, i, j, k)`` probabilities on each case's own array.
+
+    Attributes:
+        window: Voxels of an example: the config's, or smaller where that does not fit into memory.
     """
 
     def __init__(
@@ -190,6 +193,7 @@ class Examples:
         from trainer.augmentation import Anatomy
 
         self._config = config
+        self.window = config.window
         held = [s for s in Sequence if s in {*config.sequences, *teacher_sequences, *absent}]
         self._own, self._teachers, self._absent = (
             [held.index(sequence) for sequence in wanted] for wanted in (config.sequences, teacher_sequences, absent)
@@ -236,7 +240,7 @@ class Examples:
             epoch, place = divmod(number, len(self._cases))
             order = torch.randperm(len(self._cases), generator=_generator(config.seed, 1, epoch))
             case = self._cases[int(order[place])]
-        cutout = augmentation.spatial(case, config.window, config.spacing_mm, config.augmentation, chance)
+        cutout = augmentation.spatial(case, self.window, config.spacing_mm, config.augmentation, chance)
         values = cutout.values
         truth = values[self._regions]
         images = augmentation.intensity(values[self._own], truth, cutout, config.augmentation, chance)

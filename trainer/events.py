@@ -26,6 +26,19 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Preparing:
+    """How far what comes before the first step has come, such as reading the cases; or the scoring of a finished run.
+
+    Attributes:
+        fraction: 0..1.
+        what: In words: ``"reading anna"``.
+    """
+
+    fraction: float
+    what: str
+
+
+@dataclass(frozen=True)
 class StepEnd:
     """Averages over the steps since the last such event.
 
@@ -38,7 +51,7 @@ class StepEnd:
         terms: Mean of each of its terms, by name; see `trainer.distillation`.
         learning_rate: Of the last step.
         seconds_a_step: Mean time of a step, validation and checkpoints not counted.
-        seconds_left: Estimate for the remaining steps from that.
+        seconds_left: Estimate for the remaining steps from that, and for the scores between them.
         examples_a_second: Training examples learnt from in a second of step time.
         memory_mb: Memory the worker holds now; on macOS the most it has held.
         device_memory_mb: The most that was taken of the graphics card's memory; ``None`` on a CPU.
@@ -114,7 +127,7 @@ class Acknowledged:
 
 @dataclass(frozen=True)
 class Paused:
-    """Nothing is computed until the command to resume; the state is on disk where there was a step to save."""
+    """Nothing is computed until the command to resume. A training has its state on disk by then."""
 
     step: int
 
@@ -160,6 +173,7 @@ class Failed:
 
 Event = (
     Started
+    | Preparing
     | StepEnd
     | Validated
     | Previewed
@@ -176,6 +190,7 @@ _KINDS: dict[str, type[Event]] = {
     kind.__name__: kind
     for kind in (
         Started,
+        Preparing,
         StepEnd,
         Validated,
         Previewed,
@@ -237,6 +252,7 @@ class Orders(Progress):
 
     Attributes:
         step: Steps done, for the events; set by the training.
+        before_pause: Called before a pause begins; set by the training, which saves its state then.
     """
 
     def __init__(self, emit: Callable[[Event], None], listener: Callable[[float, str], None] | None = None) -> None:
@@ -246,6 +262,7 @@ class Orders(Progress):
         self._going.set()
         self._keep = threading.Event()
         self.step = 0
+        self.before_pause: Callable[[], None] = lambda: None
 
     @staticmethod
     def of(progress: Progress, emit: Callable[[Event], None]) -> Orders:
@@ -298,6 +315,7 @@ class Orders(Progress):
         super().check()
         if not self.paused:
             return
+        self.before_pause()
         self._emit(Paused(self.step))
         self._going.wait()
         super().check()

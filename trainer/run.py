@@ -6,27 +6,33 @@ ends it too, but for what was done since the last checkpoint.
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.errors import Cancelled, UserError
-from engine.files import whole_file
+from engine.files import unwritten, whole_file
 from engine.progress import Progress
 from engine.volume import Sequence
 from trainer.config import TrainConfig
-from trainer.events import Acknowledged, Command, Event, Failed, Orders, to_line
+from trainer.events import Acknowledged, Command, Event, Failed, Orders, Preparing, to_line
 
 if TYPE_CHECKING:
     import torch
 
     from trainer.dataset import CaseStore
+
+SECONDS_TO_SAVE = 60.0
+SECONDS_BETWEEN_MESSAGES = 0.5
 
 
 def train(config: TrainConfig, folder: Path, emit: Callable[[Event], None], progress: Progress) -> None:
@@ -36,22 +42,27 @@ def train(config: TrainConfig, folder: Path, emit: Callable[[Event], None], prog
         config: What to train.
         folder: The run folder; holds the config, the state while running and the weights when done.
         emit: Told what happens.
-        progress: Checked between cases and steps.
+        progress: Checked between cases and steps; `Orders` may also pause, and end with the best weights so far.
 
     Raises:
-        UserError: The data or the folder cannot be used.
+        UserError: The data or the folder cannot be used, or another process trains in it.
         Cancelled: Asked to stop; the state is on disk.
     """
+    with _alone(folder):
+        _claim(folder, config)
+        if not (folder / "weights.safetensors").exists():
+            _train(config, folder, emit, Orders.of(progress, emit))
+
+
+def _train(config: TrainConfig, folder: Path, emit: Callable[[Event], None], orders: Orders) -> None:
     import torch
 
     from engine import networks
     from trainer import checkpoint, loop
     from trainer.dataset import CaseStore, Examples
     from trainer.distillation import DistillationTask, SegmentationTask
+    from trainer.validation import Validation
 
-    _claim(folder, config)
-    if (folder / checkpoint.WEIGHTS).exists():
-        return
     device = _device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -64,7 +75,7 @@ def train(config: TrainConfig, folder: Path, emit: Callable[[Event], None], prog
     wanted = config.distillation
     if wanted is None:
         task = SegmentationTask(network).to(device)
-        examples = Examples(config, store, device, progress)
+        examples = Examples(config, store, device, orders)
     else:
         teacher = None
         seen: tuple[Sequence, ...] = ()
@@ -77,10 +88,11 @@ def train(config: TrainConfig, folder: Path, emit: Callable[[Event], None], prog
             lacking = tuple(s for s in Sequence if s not in config.sequences)
             absent = config.sequences if config.sequence_dropout > 0 else lacking
         task = DistillationTask(network.to(device), teacher, wanted, len(absent)).to(device)
-        said = opinions(config, store, folder.parent, device, progress) if wanted.blend > 0 else None
-        examples = Examples(config, store, device, progress, seen, absent, said)
-    validation = [store.load(name, progress) for name in config.validation_cases]
-    loop.fit(config, task, examples, validation, folder, device, emit, progress)
+        said = opinions(config, store, folder.parent, device, orders) if wanted.blend > 0 else None
+        examples = Examples(config, store, device, orders, seen, absent, said)
+    cases = [store.load(name, orders) for name in config.validation_cases]
+    validation = Validation(config, cases, folder, device) if cases and config.validate_every else None
+    loop.fit(config, task, examples, validation, folder, device, emit, orders)
 
 
 def opinions(
@@ -119,6 +131,29 @@ def opinions(
     return said
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep a second process from training in the same folder.
+
+    One whose supervisor was killed needs a moment to save its state; a new one waits for that.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock")
+        lock.acquire(timeout=SECONDS_TO_SAVE)
+    except Timeout as error:
+        what = f"Another process is training in the folder {folder.name}"
+        raise UserError(what, "", "Wait until it is done, or stop it.") from error
+    except OSError as error:
+        raise unwritten(folder / "lock", error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _claim(folder: Path, config: TrainConfig) -> None:
     """Make the run folder, or make sure that it belongs to this very config."""
     from trainer import checkpoint
@@ -131,7 +166,6 @@ def _claim(folder: Path, config: TrainConfig) -> None:
             raise UserError(what, "its config differs", "Choose another folder, or delete that one.")
         return
     with whole_file(path) as partial:
-        folder.mkdir(parents=True, exist_ok=True)
         partial.write_text(config.to_json(), encoding="utf-8")
 
 
@@ -164,7 +198,15 @@ def serve(work: Callable[[Callable[[Event], None], Orders], None]) -> int:
             sys.stdout.write(to_line(event) + "\n")
             sys.stdout.flush()
 
-    orders = Orders(emit)
+    told = -math.inf
+
+    def tell(fraction: float, message: str) -> None:
+        nonlocal told
+        if time.monotonic() - told > SECONDS_BETWEEN_MESSAGES:
+            emit(Preparing(fraction, message))
+            told = time.monotonic()
+
+    orders = Orders(emit, tell)
 
     def listen() -> None:
         for line in sys.stdin:
