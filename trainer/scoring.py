@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine import inference, metrics, nifti, sequences
+from engine import inference, metrics
 from engine.errors import UserError
 from engine.files import whole_file
 from engine.metrics import RegionScore
@@ -30,6 +30,7 @@ from engine.volume import SUBSETS, FloatArray, Grid, LabelMap, Sequence, Subject
 from trainer import checkpoint, run
 from trainer.comparison import REAL, SHIFTED, SIMULATED, Row, write_rows
 from trainer.config import TrainConfig
+from trainer.patients import Patients
 from trainer.shift import shift
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Wanted:
         recipe: What the rows are filed under.
         fold: The same; also which of the simulated patients are this run's.
         folds: Number of folds.
-        data: Cohort folder.
+        data: The cohort: whatever `trainer.patients.Patients.read` takes.
         simulated: Folder of simulated patients that no network learnt from; ``None`` for none.
         shifted: Whether real patients are scored as from another hospital too.
     """
@@ -76,7 +77,7 @@ def score(folder: Path, wanted: Wanted, progress: Progress) -> None:
         Cancelled: Asked to stop; nothing was written.
     """
     network, config = checkpoint.load_network(folder)
-    files = {found.name: found for found in sequences.with_truth([wanted.data])}
+    patients = Patients.read(wanted.data)
     chosen = [config.sequences]
     if config.sequence_dropout > 0:
         chosen = [subset for subset in SUBSETS if set(subset) <= set(config.sequences)]
@@ -87,12 +88,9 @@ def score(folder: Path, wanted: Wanted, progress: Progress) -> None:
         opened = open_network(card, "auto")
         for number, name in enumerate(config.validation_cases):
             progress.update(number / len(config.validation_cases), f"scoring {name}")
-            if name not in files:
-                raise UserError(f"There is no patient {name} in the data folder", "", "Check the names in the config.")
-            subject = sequences.load(files[name], progress=progress)
-            segmentation = files[name].segmentation
-            assert segmentation is not None  # with_truth keeps no other
-            truth = nifti.read_label_map(segmentation)
+            patient = patients.named(name)
+            subject = patient.read(progress)
+            truth = patient.read_truth(subject)
             cohorts = [(REAL, subject, truth)]
             if wanted.shifted:
                 cohorts.append((SHIFTED, *shift(subject, truth, seed=number + 1000 * wanted.fold)))

@@ -6,15 +6,15 @@ finished is skipped, what was stopped goes on, so a study of many hours may be r
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,15 @@ from engine.files import whole_file
 from engine.progress import Progress
 from engine.volume import Sequence, joined
 from trainer.config import TrainConfig
-from trainer.events import Event, Failed, Finished, StepEnd, from_line
+from trainer.events import Command, Event, Failed, Finished, StepEnd, from_line
 
 FORMAT = 1
 EVERY = tuple(Sequence)
 CONFIGS = "configs"
 SCORES = "scores.csv"
-_POLL_SECONDS = 0.2
+MODEL = "model:"
+"""What a recipe's ``start_from`` begins with where a model is meant and not a recipe."""
+_LOOK_SECONDS = 0.2  # how soon a request to stop is seen; ends of workers are seen at once
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,9 @@ class Study:
         shipped: What is trained on all patients in the end.
         shifted: Whether held-out patients are scored as another hospital would have scanned them too.
         notes: Sentences for the report.
+        teacher: Sequences of every teacher.
+        held: Sequences of those patients who lack some; the others have all. Runs learn from, and are scored on, those
+            who have theirs.
     """
 
     title: str
@@ -97,6 +102,8 @@ class Study:
     shipped: tuple[Shipped, ...] = ()
     shifted: bool = True
     notes: tuple[str, ...] = ()
+    teacher: tuple[Sequence, ...] = EVERY
+    held: Mapping[str, tuple[Sequence, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         patients = [name for fold in self.folds for name in fold]
@@ -138,11 +145,24 @@ class Study:
                     for model in fields.pop("shipped", ())
                 ),
                 notes=tuple(fields.pop("notes", ())),
+                teacher=tuple(Sequence(s) for s in fields.pop("teacher", EVERY)),
+                held={name: tuple(Sequence(s) for s in held) for name, held in fields.pop("held", {}).items()},
                 **fields,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise UserError(f"{path.name} is not a study", reason, "Mend that place.") from error
+
+    def write(self, path: Path) -> None:
+        """Write the config file; `read` gives the same study back.
+
+        Raises:
+            CannotWrite: The system refused.
+        """
+        text = json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+        with whole_file(path) as partial:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(text, encoding="utf-8")
 
     def plan(self, places: Places) -> list[Planned]:
         """Every run, in an order in which each comes after those it needs.
@@ -187,22 +207,27 @@ class Study:
             taught = dict(fields["distillation"])
             # Teachers are the same for all seeds of their students.
             if taught.get("teacher"):
-                taught["teacher"] = self._add(runs, taught["teacher"], EVERY, held_out, 0, places, False)
+                taught["teacher"] = self._add(runs, taught["teacher"], self.teacher, held_out, 0, places, False)
                 needs.append(taught["teacher"])
             if taught.get("cross_fitted"):
                 inner = [fold for fold in range(len(self.folds)) if fold not in held_out]
                 taught["cross_fitted"] = [
-                    self._add(runs, taught["cross_fitted"], EVERY, tuple(sorted((*held_out, fold))), 0, places, False)
-                    for fold in inner
+                    self._add(runs, taught["cross_fitted"], self.teacher, without, 0, places, False)
+                    for without in (tuple(sorted((*held_out, fold))) for fold in inner)
                 ]
                 needs += taught["cross_fitted"]
             fields["distillation"] = taught
-        if fields.get("start_from"):
+        begins = fields.get("start_from", "")
+        if begins.startswith(MODEL):
+            if places.models is None:
+                raise ValueError(f"{recipe} begins with a model, and there is no folder of models")
+            fields["start_from"] = str(places.models / begins.removeprefix(MODEL))
+        elif begins:
             # Where one begins must not have seen anybody that the run is scored on, so it is trained on nobody.
-            fields["start_from"] = self._add(runs, fields["start_from"], EVERY, (), 0, places, False)
+            fields["start_from"] = self._add(runs, begins, EVERY, (), 0, places, False)
             needs.append(fields["start_from"])
-        left_out = {patient for fold in held_out for patient in self.folds[fold]}
-        everyone = sorted(patient for fold in self.folds for patient in fold)
+        everyone = sorted(patient for fold in self.folds for patient in fold if self._has(patient, sequences))
+        left_out = {patient for fold in held_out for patient in self.folds[fold]} & set(everyone)
         of_patients = fields.get("simulated_share") != 1
         fields |= {
             "name": name,
@@ -216,6 +241,9 @@ class Study:
         config = TrainConfig.from_json(json.dumps(fields), name)
         runs[name] = Planned(config, tuple(needs), recipe, held_out, scored)
         return name
+
+    def _has(self, patient: str, sequences: Iterable[Sequence]) -> bool:
+        return set(sequences) <= set(self.held.get(patient, EVERY))
 
 
 def run_name(recipe: str, sequences: Iterable[Sequence], held_out: tuple[int, ...], seed: int) -> str:
@@ -231,16 +259,18 @@ class Places:
     """Where a study finds and puts things.
 
     Attributes:
-        data: Cohort folder.
+        data: The cohort: whatever `trainer.patients.Patients.read` takes.
         runs: Folder of the run folders.
         simulated: Simulated patients to learn from, as `trainer.dataset.save_simulated` writes them; ``None`` for none.
         simulated_test: Others, to score on; ``None`` for none.
+        models: Folder of the models that recipes begin with; ``None`` for none.
     """
 
     data: Path
     runs: Path
     simulated: Path | None = None
     simulated_test: Path | None = None
+    models: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -283,13 +313,13 @@ def carry_out(
         Cancelled: Asked to stop; everything finished is kept, everything begun can go on.
         UserError: The folder cannot be written.
     """
-    return _Workers(study, places, side_by_side, tell, progress).work()
+    return Workers(study, places, side_by_side, tell, progress).work()
 
 
 def begin(run: Planned, study: Study, places: Places) -> subprocess.Popen[str]:
     """Start the worker process of a run: its training, or its scoring where it is trained already.
 
-    Its events come from standard output, a line each; see `trainer.run.serve`.
+    Its events come from standard output, a line each, and its commands go to standard input; see `trainer.run.serve`.
     """
     name = run.config.name
     configs = places.runs / CONFIGS
@@ -356,40 +386,86 @@ def report(study: Study, places: Places, folder: Path, command: str) -> Path:
     return write_report(folder, study.title, rows, compared, command, notes, tuple(study.recipes))
 
 
-class _Workers:
-    """The worker processes of `carry_out` and what they have said."""
+class Workers:
+    """The worker processes of a study: begun when what they need is there, listened to, and given commands.
+
+    Args:
+        study: What to train and score.
+        places: Where everything lies.
+        side_by_side: Worker processes at a time.
+        tell: Told at every change and every few steps.
+        progress: When cancelled, every worker saves its state and ends.
+        hear: Told every event of every worker with the name of its run; from several threads, one at a time.
+    """
 
     def __init__(
-        self, study: Study, places: Places, side_by_side: int, tell: Callable[[Standing], None], progress: Progress
+        self,
+        study: Study,
+        places: Places,
+        side_by_side: int,
+        tell: Callable[[Standing], None],
+        progress: Progress,
+        hear: Callable[[str, Event], None] = lambda run, event: None,
     ) -> None:
         self._study, self._places = study, places
         self._planned = {run.config.name: run for run in study.plan(places)}
-        self._side_by_side, self._tell, self._progress = side_by_side, tell, progress
+        self._side_by_side, self._tell, self._progress, self._hear = side_by_side, tell, progress, hear
         self._working: dict[str, subprocess.Popen[str]] = {}
         self._listening: dict[str, threading.Thread] = {}
         self._failed: dict[str, str] = {}
         self._left: dict[str, float] = {}
         self._pace = 0.0
+        self._paused = False
+        self._changed = threading.Event()
+        self._hearing = threading.Lock()
+        # Held while a worker is begun, so that none misses a command that comes just then.
+        self._commanding = threading.RLock()
 
     def work(self) -> list[str]:
+        """Train and score whatever is not finished; see `carry_out`."""
         try:
             while True:
                 self._progress.check()
+                self._changed.clear()
                 self._collect()
                 waiting = [name for name in self._planned if not self._is_done(name) and name not in self._working]
                 ready = [name for name in waiting if self._can_begin(name)]
                 for name in ready[: self._side_by_side - len(self._working)]:
                     self._begin(name)
-                if not self._working:
+                if not self._working and not (self._paused and ready):
                     stuck = [name for name in waiting if name not in self._failed]
                     return [*self._failed.values(), *(f"{name} waits for a run that failed." for name in stuck)]
-                time.sleep(_POLL_SECONDS)
+                self._changed.wait(_LOOK_SECONDS)
         except (Cancelled, KeyboardInterrupt):
             for worker in self._working.values():
-                self._ask_to_stop(worker)
+                self._say(worker, Command.STOP)
             for name in list(self._working):
                 self._end(name)
             raise
+
+    def command(self, command: Command) -> None:
+        """Pass a command on to every worker; from any thread.
+
+        A pause holds back what would begin next, too. `Command.KEEP` is for what is being trained: the study goes on
+        with what comes after it. `Command.STOP` ends everything, as cancelling does.
+        """
+        with self._commanding:
+            if command is Command.STOP:
+                self._progress.cancel()
+            elif command is Command.KEEP:
+                self._paused = False
+                for name, worker in self._working.items():
+                    self._say(worker, command if not _is_trained(self._places, name) else Command.RESUME)
+            else:
+                self._paused = command is Command.PAUSE
+                for worker in self._working.values():
+                    self._say(worker, command)
+        self._changed.set()
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is to be computed."""
+        return self._paused
 
     def _is_done(self, name: str) -> bool:
         scored = (self._places.runs / name / SCORES).exists()
@@ -399,7 +475,10 @@ class _Workers:
         return name not in self._failed and all(_is_trained(self._places, other) for other in self._planned[name].needs)
 
     def _begin(self, name: str) -> None:
-        self._working[name] = worker = begin(self._planned[name], self._study, self._places)
+        with self._commanding:
+            if self._paused:
+                return
+            self._working[name] = worker = begin(self._planned[name], self._study, self._places)
         self._listening[name] = threading.Thread(target=self._listen, args=(name, worker), daemon=True)
         self._listening[name].start()
         self._report()
@@ -407,7 +486,12 @@ class _Workers:
     def _listen(self, name: str, worker: subprocess.Popen[str]) -> None:
         assert worker.stdout is not None
         for line in worker.stdout:
-            event: Event = from_line(line)
+            try:
+                event = from_line(line)
+            except ValueError:  # a library that talks to standard output
+                continue
+            with self._hearing:
+                self._hear(name, event)
             if isinstance(event, StepEnd):
                 self._left[name] = event.seconds_left
                 self._pace = event.seconds_a_step
@@ -416,6 +500,8 @@ class _Workers:
                 self._left[name] = 0.0
             elif isinstance(event, Failed):
                 self._failed[name] = f"{name}: {event.message}"
+        worker.wait()
+        self._changed.set()
 
     def _collect(self) -> None:
         for name, worker in list(self._working.items()):
@@ -424,14 +510,17 @@ class _Workers:
                 continue
             self._end(name)
             if code and name not in self._failed:
-                self._failed[name] = f"{name} ended with code {code}; its log lies in configs."
+                self._failed[name] = why = _ended(name, code)
+                with self._hearing:
+                    self._hear(name, Failed(why))
             self._report()
 
     def _end(self, name: str) -> None:
-        worker = self._working.pop(name)
         # What the worker said last is heard before anything is concluded from its end.
         self._listening.pop(name).join()
-        worker.communicate()
+        with self._commanding:
+            worker = self._working.pop(name)
+            worker.communicate()
 
     def _report(self) -> None:
         working = tuple(self._working)
@@ -448,11 +537,17 @@ class _Workers:
         self._tell(Standing(done, len(self._planned), working, left))
 
     @staticmethod
-    def _ask_to_stop(worker: subprocess.Popen[str]) -> None:
+    def _say(worker: subprocess.Popen[str], command: Command) -> None:
         assert worker.stdin is not None
-        with suppress(BrokenPipeError):  # it has ended by itself
-            worker.stdin.write("stop\n")
+        with suppress(OSError):  # it has ended by itself
+            worker.stdin.write(f"{command}\n")
             worker.stdin.flush()
+
+
+def _ended(name: str, code: int) -> str:
+    if code in (-9, 137):
+        return f"{name} was ended by the system, most likely for lack of memory. Close other programs, then go on."
+    return f"{name} ended unexpectedly (code {code}). Its log lies in {CONFIGS}; going on may be enough."
 
 
 def _cell(fields: Mapping[str, Any]) -> Cell:

@@ -15,32 +15,57 @@ goes on where it was when it is begun again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 
+import platformdirs
+
+from engine.errors import Cancelled, UserError
+from engine.files import shown, unwritten, whole_file
 from engine.model_card import ModelCard
 from engine.progress import Progress
+from engine.volume import SUBSETS, Sequence
+from trainer import comparison
+from trainer import study as trainer_study
 from trainer.comparison import Comparison, PatientScore, Summary
-from trainer.events import Event
+from trainer.events import (
+    Acknowledged,
+    Event,
+    Failed,
+    Finished,
+    Paused,
+    Resumed,
+    Started,
+    StepEnd,
+    Stopped,
+    from_line,
+    to_line,
+)
+from trainer.events import Command as Command  # what `Training.ask` takes
 from trainer.patients import Patients
-from trainer.study import Study
+from trainer.study import Places, Planned, Study, Workers
 
-STUDY, PATIENTS, RUNS, EVENTS, REPORT = "study.json", "patients.json", "runs", "events.jsonl", "report"
-
-
-class Command(StrEnum):
-    """What a training that is under way can be asked."""
-
-    PAUSE = "pause"
-    """Compute nothing until asked to resume."""
-    RESUME = "resume"
-    """Go on after a pause."""
-    STOP = "stop"
-    """Save the state and end; `Training.start` goes on from there."""
-    KEEP = "keep"
-    """What is being trained ends now with its best weights so far; the study goes on with what comes next."""
+STUDY, PATIENTS, START, RUNS, EVENTS, REPORT = "study.json", "patients.json", "start", "runs", "events.jsonl", "report"
+_COMMANDS, _LOCK, _LOG, _ELSEWHERE = "command", "lock", "log", "elsewhere.json"
+_LOOK_SECONDS = 0.05  # how soon the process sees that it was asked for something
+_LOCK_SECONDS = 3.0  # how long it waits for whoever only looks whether the lock is free
+_PACES = 40  # reports of steps that say how fast it goes now
+_SCORING_SECONDS = (2.0, 15.0)  # for one patient and set of sequences, on a quick and a slow machine
+_TAUGHT = 1.4  # how much longer a step takes with a teacher looking on, where it was not measured yet
 
 
 class State(StrEnum):
@@ -133,6 +158,10 @@ class About:
     citations: tuple[str, ...] = ()
 
 
+class Busy(UserError):
+    """A process works on the training already."""
+
+
 class Training:
     """A training's folder; cheap to make, and safe to use from several threads.
 
@@ -144,16 +173,21 @@ class Training:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder.absolute()
+        if not (folder / STUDY).is_file():
+            raise UserError(f"{shown(folder)} is not the folder of a training", f"it has no {STUDY}", "Choose another.")
         self.study = Study.read(folder / STUDY)
         self.patients = Patients.read(folder / PATIENTS)
+        self.planned = self.study.plan(self.places)
+        self._heard = _Heard(self.planned)
+        self._reading = threading.Lock()
 
     @classmethod
     def create(cls, folder: Path, study: Study, patients: Patients, start_from: ModelCard | None = None) -> Training:
         """Make the folder of a new training.
 
         Args:
-            folder: Must not hold a training yet.
+            folder: Must not hold anything yet.
             study: What to train.
             patients: On whom.
             start_from: The model that recipes begin with; it is copied, so that the training depends on nothing else.
@@ -161,40 +195,120 @@ class Training:
         Raises:
             UserError: The folder is taken or cannot be written to.
         """
-        raise NotImplementedError
+        folder = folder.absolute()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            taken = any(folder.iterdir())
+        except OSError as error:
+            raise unwritten(folder, error) from error
+        if taken:
+            what = f"The folder {shown(folder)} holds something already"
+            raise UserError(what, "", "Give the training another name, or choose another folder.")
+        try:
+            if start_from is not None:
+                shutil.copytree(start_from.folder, folder / START / start_from.name)
+            patients.write(folder / PATIENTS)
+            # Last: a folder with a study is a training.
+            study.write(folder / STUDY)
+            if folder.parent != home():
+                _remember(folder)
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise unwritten(folder, error) from error
+            raise
+        return cls(folder)
 
     @property
     def name(self) -> str:
         """What it is called."""
         return self.folder.name
 
+    @property
+    def places(self) -> Places:
+        """Where its study finds and puts things."""
+        start = self.folder / START
+        return Places(self.folder / PATIENTS, self.folder / RUNS, models=start if start.is_dir() else None)
+
     def start(self) -> None:
         """Begin, or go on: a process that outlives this one.
 
         Raises:
-            UserError: Another process works on the folder already, torch is not installed, or a file is gone.
+            UserError: Another process works on the folder already, torch is not installed, or the folder is gone.
         """
-        raise NotImplementedError
+        if find_spec("torch") is None:
+            raise UserError("Training needs torch, which is not installed yet", "", "Install it, then start again.")
+        try:
+            with _locked(self.folder / _LOCK, 0.0):
+                # What was asked of an earlier process is not meant for this one.
+                (self.folder / _COMMANDS).unlink(missing_ok=True)
+            with (self.folder / _LOG).open("a", encoding="utf-8") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "trainer.training", str(self.folder)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=Path(__file__).resolve().parent.parent,
+                    creationflags=_FLAGS,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise unwritten(self.folder / EVENTS, error) from error
+        # It is to outlive us; while we live, somebody has to take note of its end.
+        threading.Thread(target=process.wait, daemon=True, name=f"waits for the training {self.name}").start()
+        while process.poll() is None and not self.running():
+            time.sleep(_LOOK_SECONDS)
+        if process.poll() not in (None, 0):
+            raise UserError(f"{self.name} could not be started", self._last_words(), "Try again.")
 
     def running(self) -> bool:
         """Whether a process works on it, on this machine."""
-        raise NotImplementedError
+        try:
+            with _locked(self.folder / _LOCK, 0.0, shared=True):
+                return False
+        except Busy:
+            return True
+        except OSError:
+            return False  # the folder is gone, or cannot be written to: nobody can work on it
 
     def ask(self, command: Command | str) -> None:
         """Ask the process for something; it answers with an event `Acknowledged` within 200 ms.
 
+        `Command.KEEP` is for what is being trained: it ends with its best weights so far, and the study goes on with
+        what comes next. `Command.STOP` ends everything with the state saved; `start` goes on from there.
+
         Raises:
             UserError: Nobody works on it.
         """
-        raise NotImplementedError
+        wanted = Command(command)
+        if not self.running():
+            raise UserError(f"Nobody works on {self.name} just now", "", "Start it first.")
+        try:
+            with (self.folder / _COMMANDS).open("a", encoding="utf-8") as file:
+                file.write(f"{wanted}\n")
+        except OSError as error:
+            raise unwritten(self.folder / _COMMANDS, error) from error
 
     def events(self, after: int = 0) -> tuple[list[Heard], int]:
         """What happened since, and where to go on reading: pass it as ``after`` the next time. Begins with 0."""
-        raise NotImplementedError
+        try:
+            with (self.folder / EVENTS).open("rb") as file:
+                file.seek(after)
+                new = file.read()
+        except OSError:
+            return [], after
+        # A line that is still being written is for the next time.
+        whole = new[: new.rfind(b"\n") + 1]
+        return [heard for line in whole.splitlines() if (heard := _heard(line)) is not None], after + len(whole)
 
     def standing(self) -> Standing:
         """How far it has come; reads only what happened since it was last asked."""
-        raise NotImplementedError
+        running = self.running()
+        with self._reading:
+            told, self._heard.read_to = self.events(self._heard.read_to)
+            for heard in told:
+                self._heard.take(heard)
+            return self._heard.standing(running, self.places)
 
     def results(self) -> Results:
         """What is known so far.
@@ -202,7 +316,29 @@ class Training:
         Raises:
             UserError: A file of scores is damaged.
         """
-        raise NotImplementedError
+        paths: list[Path] = []
+        pending: list[Path] = []
+        for run in self.planned:
+            path = self.places.runs / run.config.name / trainer_study.SCORES
+            if run.scored:
+                (paths if path.exists() else pending).append(path)
+        rows = comparison.read_rows(paths)
+        scores = comparison.score_patients(rows)
+        compared = comparison.holm(comparison.compare_all(rows, self.study.comparisons))
+        return Results(
+            tuple(scores),
+            tuple(comparison.summarise_patients(scores)),
+            tuple(compared),
+            tuple(path.parent.name for path in pending),
+        )
+
+    def _last_words(self) -> str:
+        """The last line of its process' log."""
+        try:
+            lines = (self.folder / _LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            lines = []
+        return next((line.strip() for line in reversed(lines) if line.strip()), "its process ended at once")
 
     def installable(self) -> tuple[str, ...]:
         """Names of the finished runs that can become models of the app."""
@@ -232,9 +368,343 @@ class Training:
 
 def home() -> Path:
     """Where trainings are kept unless the user chose another folder."""
-    raise NotImplementedError
+    return platformdirs.user_data_path("Gliascope", appauthor=False) / "trainings"
 
 
 def trainings(folders: Iterable[Path] | None = None) -> list[Training]:
-    """Every training of the user's, the newest first; in `home` when no folders are given."""
-    raise NotImplementedError
+    """Every training of the user's, the newest first.
+
+    Args:
+        folders: Folders of trainings; by default `home`, and those that were made elsewhere.
+    """
+    if folders is None:
+        found = [*_inside(home()), *_elsewhere()]
+    else:
+        found = [folder for parent in folders for folder in _inside(parent)]
+    made = []
+    for folder in found:
+        with suppress(UserError, OSError):  # unplugged, or of a newer Gliascope: not to be gone on with from here
+            made.append(((folder / STUDY).stat().st_mtime, Training(folder)))
+    return [training for _, training in sorted(made, key=lambda one: -one[0])]
+
+
+def carry_out(
+    training: Training, progress: Progress, hear: Callable[[str, Event], None] = lambda run, event: None
+) -> list[str]:
+    """Work on a training until it is done: train, score, report.
+
+    Args:
+        training: Its folder is locked meanwhile.
+        progress: When cancelled, every worker saves its state and ends.
+        hear: Told every event too, with the name of its run; empty for the training as a whole.
+
+    Returns:
+        One sentence for each run that failed.
+
+    Raises:
+        Busy: Another process works on it.
+        Cancelled: Asked to stop; everything is saved.
+        UserError: The folder cannot be written.
+    """
+    with _locked(training.folder / _LOCK, _LOCK_SECONDS), _Diary(training.folder / EVENTS) as diary:
+
+        def told(run: str, event: Event) -> None:
+            diary.write(run, event)
+            hear(run, event)
+
+        def tell(standing: trainer_study.Standing) -> None:
+            if standing.working:
+                progress.update(standing.done / standing.total, f"{standing.done} of {standing.total} runs")
+
+        workers = Workers(training.study, training.places, 1, tell, progress, told)
+        ended = threading.Event()
+        listening = threading.Thread(target=_listen, args=(training.folder / _COMMANDS, workers, told, ended))
+        listening.start()
+        try:
+            problems = workers.work()
+            progress.check()
+        except Cancelled:
+            told("", Stopped(0))
+            raise
+        except UserError as error:
+            told("", Failed(str(error)))
+            raise
+        finally:
+            ended.set()
+            listening.join()
+        with suppress(UserError):  # nothing is scored
+            trainer_study.report(training.study, training.places, training.folder / REPORT, "gliascope train")
+        if problems:
+            told("", Failed(" ".join(problems)))
+        else:
+            told("", Finished(sum(run.config.steps for run in training.planned), str(training.folder / REPORT)))
+        return problems
+
+
+def _listen(path: Path, workers: Workers, told: Callable[[str, Event], None], ended: threading.Event) -> None:
+    """Follow what is asked in a file, a command a line, until the work has ended."""
+    read_to = 0
+    while not ended.wait(_LOOK_SECONDS):
+        try:
+            if path.stat().st_size <= read_to:
+                continue
+            with path.open("rb") as file:
+                file.seek(read_to)
+                new = file.read()
+        except OSError:
+            continue
+        whole = new[: new.rfind(b"\n") + 1]
+        read_to += len(whole)
+        for word in whole.decode("utf-8", "replace").split():
+            if word in tuple(Command):
+                told("", Acknowledged(word))
+                workers.command(Command(word))
+
+
+class _Diary:
+    """Appends to a training's events, each a whole line or none, whatever happened to the line before it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writing = threading.Lock()
+
+    def __enter__(self) -> _Diary:
+        try:
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
+        except OSError as error:
+            raise unwritten(self._path, error) from error
+        size = os.fstat(self._file).st_size
+        os.lseek(self._file, max(0, size - 1), os.SEEK_SET)
+        # A power cut may have left half a line.
+        self._torn = size > 0 and os.read(self._file, 1) != b"\n"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+
+    def write(self, run: str, event: Event) -> None:
+        line = json.dumps({"run": run, "time": round(time.time(), 3), **json.loads(to_line(event))}) + "\n"
+        whole = (b"\n" if self._torn else b"") + line.encode()
+        with self._writing:
+            try:
+                self._torn = os.write(self._file, whole) < len(whole)
+            except OSError:  # a full disk must not end a training whose own state is safe
+                self._torn = True
+
+
+def _heard(line: bytes) -> Heard | None:
+    """One line of the events; none where it is damaged, or of a newer version."""
+    try:
+        fields = json.loads(line)
+        return Heard(str(fields.pop("run")), float(fields.pop("time")), from_line(json.dumps(fields)))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+class _Heard:
+    """What the events of a training amount to."""
+
+    def __init__(self, planned: list[Planned]) -> None:
+        self.read_to = 0
+        self._planned = planned
+        self._steps: dict[str, int] = {}
+        self._paces: dict[str, deque[float]] = {}
+        self._running = ""
+        self._paused = False
+        self._problem = ""
+
+    def take(self, heard: Heard) -> None:
+        event = heard.event
+        if isinstance(event, Started):
+            self._running, self._problem, self._paused = heard.run, "", False
+            self._steps[heard.run] = event.first_step
+        elif isinstance(event, StepEnd):
+            self._running = heard.run
+            self._steps[heard.run] = event.step
+            self._paces.setdefault(heard.run, deque(maxlen=_PACES)).append(event.seconds_a_step)
+        elif isinstance(event, Paused | Resumed):
+            self._paused = isinstance(event, Paused)
+        elif isinstance(event, Acknowledged):
+            self._paused = event.command == Command.PAUSE or (self._paused and event.command != Command.RESUME)
+        elif isinstance(event, Failed):
+            self._problem = event.message
+        elif isinstance(event, Stopped):
+            self._paused = False
+
+    def standing(self, running: bool, places: Places) -> Standing:
+        done_cost = total_cost = 0.0
+        left = [0.0, 0.0]
+        undone: list[tuple[bool, bool, int]] = []
+        for place, run in enumerate(self._planned, start=1):
+            name, config = run.config.name, run.config
+            trained = (places.runs / name / "weights.safetensors").exists()
+            scored = not run.scored or (places.runs / name / trainer_study.SCORES).exists()
+            low, typical, high, known = self._pace(run)
+            steps_done = config.steps if trained else min(self._steps.get(name, 0), config.steps)
+            to_score = _scored_times(run)
+            whole = typical * config.steps + to_score * statistics.fmean(_SCORING_SECONDS)
+            total_cost += whole
+            done_cost += whole if trained and scored else typical * steps_done
+            margin = (1.0, 1.0) if known else (0.8, 1.5)
+            left[0] += (config.steps - steps_done) * low * margin[0] + (not scored) * to_score * _SCORING_SECONDS[0]
+            left[1] += (config.steps - steps_done) * high * margin[1] + (not scored) * to_score * _SCORING_SECONDS[1]
+            if not (trained and scored):
+                undone.append((name == self._running, trained, -place))
+        everything = not undone
+        # What was heard of last, or what is being scored, or what is next.
+        number = -max(undone)[2] if undone else 0
+        if running:
+            state = State.PAUSED if self._paused else State.RUNNING
+        else:
+            state = State.DONE if everything else State.FAILED if self._problem else State.STOPPED
+        measured = bool(self._paces)
+        return Standing(
+            state=state,
+            run=self._planned[number - 1].config.name if number else "",
+            title=title_of(self._planned[number - 1], self._planned) if number else "",
+            number=number,
+            runs=len(self._planned),
+            done=1.0 if everything else min(1.0, done_cost / total_cost),
+            seconds_low=left[0] if measured else None,
+            seconds_high=left[1] if measured else None,
+            problem=self._problem,
+        )
+
+    def _pace(self, run: Planned) -> tuple[float, float, float, bool]:
+        """Seconds of a step of a run, quick, typical and slow, and whether they were measured on just this kind."""
+        same = [self._planned_paces(other) for other in self._planned if other.config.name == run.config.name]
+        alike = [self._planned_paces(other) for other in self._planned if other.recipe == run.recipe]
+        for found in (same, alike):
+            paces = sorted(pace for one in found for pace in one)
+            if paces:
+                last = len(paces) - 1
+                return paces[round(0.1 * last)], statistics.median(paces), paces[round(0.9 * last)], True
+        paces = [pace for one in self._paces.values() for pace in one]
+        typical = statistics.median(paces) if paces else 1.0
+        taught = run.config.distillation is not None
+        of_taught = {name for name in self._paces if _taught(self._planned, name)}
+        if taught and not of_taught:
+            typical *= _TAUGHT
+        return typical, typical, typical, False
+
+    def _planned_paces(self, run: Planned) -> Iterable[float]:
+        return self._paces.get(run.config.name, ())
+
+
+def _taught(planned: list[Planned], name: str) -> bool:
+    return any(run.config.distillation is not None for run in planned if run.config.name == name)
+
+
+def _scored_times(run: Planned) -> int:
+    """How many segmentations the scoring of a run is."""
+    if not run.scored:
+        return 0
+    sets = sum(set(subset) <= set(run.config.sequences) for subset in SUBSETS) if run.config.sequence_dropout else 1
+    return sets * len(run.config.validation_cases)
+
+
+def title_of(run: Planned, planned: Iterable[Planned]) -> str:
+    """What a run of a training is called: ``"T1 student"``, ``"Four-sequence teacher, fold 2"``."""
+    config = run.config
+    what = "Four-sequence" if len(config.sequences) == len(Sequence) else "+".join(s.title for s in config.sequences)
+    if config.sequence_dropout > 0:
+        what = "Any-sequence"
+    if not run.scored and run.held_out:
+        whom = " and ".join(str(fold + 1) for fold in run.held_out)
+        return f"{what} {config.role} without group{'s' * (len(run.held_out) > 1)} {whom}"
+    several = len({other.held_out for other in planned if other.scored}) > 1
+    return f"{what} {config.role}" + (f", fold {run.held_out[0] + 1}" if several and run.held_out else "")
+
+
+def _inside(parent: Path) -> list[Path]:
+    try:
+        return [folder for folder in parent.iterdir() if (folder / STUDY).is_file()]
+    except OSError:
+        return []
+
+
+def _elsewhere() -> list[Path]:
+    try:
+        return [Path(path) for path in json.loads((home() / _ELSEWHERE).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def _remember(folder: Path) -> None:
+    """Keep where a training lies that is not at home, so that it is found again."""
+    known = [path for path in _elsewhere() if (path / STUDY).is_file() and path != folder]
+    with whole_file(home() / _ELSEWHERE) as partial:
+        home().mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps([str(path) for path in (*known, folder)]), encoding="utf-8")
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    _FLAGS = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.BELOW_NORMAL_PRIORITY_CLASS
+
+    def _lock(file: int, shared: bool) -> None:
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    _FLAGS = 0
+
+    def _lock(file: int, shared: bool) -> None:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
+@contextmanager
+def _locked(path: Path, wait_seconds: float, shared: bool = False) -> Iterator[None]:
+    """Hold a lock that the system takes back when its holder dies, however it dies.
+
+    Args:
+        path: The file to lock.
+        wait_seconds: How long to try.
+        shared: Whether others may hold it in the same way: for looking whether it is free.
+
+    Raises:
+        Busy: Somebody else holds it.
+        OSError: The file cannot be made.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        until = time.monotonic() + wait_seconds
+        while True:
+            try:
+                _lock(file, shared)
+                break
+            except OSError as error:
+                if time.monotonic() >= until:
+                    what = f"Another process works on {path.parent.name} already"
+                    raise Busy(what, "", "Watch that one, or stop it first.") from error
+            time.sleep(_LOOK_SECONDS)
+        yield
+    finally:
+        os.close(file)
+
+
+def main(arguments: list[str]) -> int:
+    """Carry out a training in a process of its own.
+
+    Returns:
+        0 done, 2 something failed that the user can mend, 130 stopped.
+    """
+    if hasattr(os, "nice"):
+        os.nice(10)  # whoever sits at the machine comes first
+    progress = Progress()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: progress.cancel())  # the machine shuts down
+    try:
+        training = Training(Path(arguments[0]))
+        return 2 if carry_out(training, progress) else 0
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except Cancelled:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
