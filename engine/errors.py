@@ -33,6 +33,10 @@ class UnreadableImage(UserError):
     """A file is not an image this program can use."""
 
 
+class NotFinite(UnreadableImage):
+    """An image holds voxels that are not numbers."""
+
+
 class ChooseVolume(UnreadableImage):
     """A file holds several volumes and the caller has not said which one.
 

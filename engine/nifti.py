@@ -23,7 +23,7 @@ import numpy as np
 from isal import igzip, isal_zlib
 from numpy.typing import NDArray
 
-from engine.errors import CannotWrite, ChooseVolume, UnreadableImage, UserError
+from engine.errors import CannotWrite, ChooseVolume, NotFinite, UnreadableImage, UserError
 from engine.files import reachable, shown, whole_file
 from engine.volume import REST_OF_WHOLE_TUMOUR, TUMOUR_CORE, Affine, Grid, LabelMap, Sequence, Volume
 
@@ -124,6 +124,7 @@ def read(path: Path, sequence: Sequence | None = None, index: int | None = None)
 
     Raises:
         ChooseVolume: The file holds several volumes and ``index`` is None.
+        NotFinite: It holds voxels that are not numbers.
         UnreadableImage: Anything else that keeps it from being one volume of finite numbers with a place in space.
     """
     with _opened(path) as (stream, header):
@@ -138,7 +139,7 @@ def read(path: Path, sequence: Sequence | None = None, index: int | None = None)
             if not not_finite:
                 lowest, highest = min(lowest, float(part.min())), max(highest, float(part.max()))
     if not_finite:
-        raise UnreadableImage(
+        raise NotFinite(
             f"{shown(path)} holds voxels that are not numbers",
             f"NaN or infinite in {not_finite:,} of {len(values):,}",
             "Replace them, by 0 for instance, in the program that made the file.",
@@ -181,19 +182,43 @@ def read_label_map(path: Path, convention: Convention | None = None) -> LabelMap
         UnreadableImage: The file cannot be read, is not a segmentation, or holds labels the convention lacks.
         UserError: The convention is not given and cannot be told.
     """
+    drawn, present = read_labels(path)
+    return in_our_labels(drawn, present, convention or tell_convention(present, [path]))
+
+
+def read_labels(path: Path) -> tuple[LabelMap, set[int]]:
+    """Read a segmentation with the file's own labels, and which there are, background (0) left out.
+
+    Raises:
+        UnreadableImage: See `read_label_map`.
+    """
     labels, grid, present = _read_labels(path)
-    convention = convention or _tell_convention(present, [path])
+    return LabelMap(labels, grid, path), present
+
+
+def in_our_labels(drawn: LabelMap, present: set[int], convention: Convention) -> LabelMap:
+    """Labels of a convention in Gliascope's.
+
+    Args:
+        drawn: As `read_labels` gives it.
+        present: The same.
+        convention: What the labels mean.
+
+    Raises:
+        UnreadableImage: There are labels that the convention lacks.
+    """
     unknown = present - convention.meaning.keys()
     if unknown:
+        name = "The segmentation" if drawn.source is None else shown(drawn.source)
         raise UnreadableImage(
-            f"{shown(path)} holds labels that {convention.title} does not have",
+            f"{name} holds labels that {convention.title} does not have",
             _listed(unknown),
             "Name the convention it was drawn in.",
         )
     table = np.zeros(256, np.uint8)
     for theirs, ours in convention.meaning.items():
         table[theirs] = ours
-    return LabelMap(table[labels], grid, path)
+    return LabelMap(table[drawn.data], drawn.grid, drawn.source)
 
 
 def label_values(path: Path) -> set[int]:
@@ -219,7 +244,7 @@ def find_convention(paths: Iterable[Path]) -> Convention:
     present: set[int] = set()
     for path in files:
         present |= label_values(path)
-    return _tell_convention(present, files)
+    return tell_convention(present, files)
 
 
 def made_by_gliascope(path: Path) -> bool:
@@ -585,7 +610,16 @@ def _whole_numbers(stored: NDArray[Any], header: _Header) -> NDArray[Any]:
     return whole
 
 
-def _tell_convention(present: set[int], paths: list[Path]) -> Convention:
+def tell_convention(present: set[int], paths: list[Path]) -> Convention:
+    """What the labels of segmentations mean, from the labels that are there and the files' names.
+
+    Args:
+        present: Labels in all of them together, background left out.
+        paths: The files.
+
+    Raises:
+        UserError: They do not settle it; the sentence lists the conventions to choose from.
+    """
     named = {_named_convention(path) for path in paths}
     if len(named) == 1 and (known := named.pop()) is not None and present <= known.meaning.keys():
         return known

@@ -127,7 +127,7 @@ def prepare(subject: Subject, preparation: Preparation, progress: Progress | Non
     signals = []
     for volume in volumes:
         progress.check()
-        signal = volume.data != _background(volume.data)
+        signal = volume.data != background(volume.data)
         signals.append(signal)
         brain |= signal
 
@@ -175,7 +175,7 @@ def to_canonical(data: NDArray[_Scalar], axes: tuple[int, int, int], signs: tupl
     return turned.transpose([axes.index(world) for world in range(3)])
 
 
-def _background(data: FloatArray) -> float:
+def background(data: FloatArray) -> float:
     """The value outside the head: what all eight corners share, or zero where they differ."""
     corners = data[:: max(1, data.shape[0] - 1), :: max(1, data.shape[1] - 1), :: max(1, data.shape[2] - 1)]
     first = float(corners.flat[0])

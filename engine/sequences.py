@@ -213,14 +213,44 @@ def find_subjects(paths: Iterable[Path]) -> list[SubjectFiles]:
     return _named_apart([*_group(loose, None), *found])
 
 
-def with_truth(paths: Iterable[Path]) -> list[SubjectFiles]:
-    """The patients of a cohort that have a ground truth, each with a name of its own.
+def find_cohort(folder: Path, problems: list[UserError]) -> list[SubjectFiles]:
+    """Find the patients of a cohort with their ground truths.
+
+    What `find_subjects` finds, and the layouts that only cohorts have: truths in a folder of their own (``labelsTr`` of
+    nnU-Net and the Decathlon, ``derivatives`` of BIDS), and files that hold all sequences of a patient (the Decathlon,
+    with its dataset.json). What is wrong with one patient does not hide the others.
+
+    Args:
+        folder: Of the cohort.
+        problems: Gets what was found and cannot be used.
+
+    Returns:
+        The patients in order of their names, each with a name of its own.
 
     Raises:
-        UserError: None has.
+        UnreadableImage: The folder is not there, may not be read, or holds no NIfTI image.
+    """
+    if not _is_folder(folder):
+        raise UnreadableImage(f"{shown(folder)} is not a folder", "", "Choose the folder above the patients'.")
+    inside = list(_search(folder, _DEPTH, problems))
+    if not inside:
+        raise _nothing_in(folder)
+    found = _named_apart([subject for subject in inside if subject.files] or inside)
+    return _with_truths_elsewhere(found, folder, problems)
+
+
+def with_truth(paths: Iterable[Path]) -> list[SubjectFiles]:
+    """The patients of cohorts that have a ground truth, each with a name of its own.
+
+    Raises:
+        UserError: None has, or something is wrong with one of them.
     """
     found = list(paths)
-    cases = [subject for subject in find_subjects(found) if subject.segmentation is not None]
+    problems: list[UserError] = []
+    everyone = [subject for folder in found for subject in find_cohort(folder, problems)]
+    if problems:
+        raise problems[0]
+    cases = [subject for subject in _named_apart(everyone) if subject.segmentation is not None]
     if not cases:
         names = ", ".join(path.name for path in found)
         raise UserError(f"{names} holds no patient with a ground truth", "", "Choose the folder above the patients'.")
@@ -327,14 +357,22 @@ def _bids(name: str) -> Detection | None:
 
 def _channel(path: Path, number: int) -> Detection | None:
     """What nnU-Net's dataset.json beside or above the folder calls this channel."""
+    title = _channels(path).get(str(number), "")
+    told = _clinical(_words(title))
+    if told and told.sequence:
+        return Detection(told.sequence, True, f"dataset.json calls channel {number} {title}")
+    return None
+
+
+def _channels(path: Path) -> dict[str, str]:
+    """Number and title of each channel, from the dataset.json beside or above a file's folder; empty without one."""
     for folder in (path.parent, path.parent.parent):
         with suppress(OSError, ValueError, AttributeError):
             described = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-            title = (described.get("channel_names") or described.get("modality") or {}).get(str(number))
-            told = title and _clinical(_words(title))
-            if told and told.sequence:
-                return Detection(told.sequence, True, f"dataset.json calls channel {number} {title}")
-    return None
+            named = described.get("channel_names") or described.get("modality") or {}
+            if named:
+                return {str(number): str(title) for number, title in named.items()}
+    return {}
 
 
 def _clinical(words: list[str]) -> Detection | None:
@@ -419,10 +457,20 @@ def _patient_key(path: Path) -> tuple[str, str]:
     return (key, "".join(parts[: 2 * end - 1])) if key else ("", "")
 
 
-def _search(folder: Path, depth: int) -> Iterator[SubjectFiles]:
-    """The patients in a folder: of its own files if any of them is an image that is known, else of what lies below."""
-    files, folders = _listing(folder)
-    here = _group(files, folder)
+def _search(folder: Path, depth: int, problems: list[UserError] | None = None) -> Iterator[SubjectFiles]:
+    """The patients in a folder: of its own files if any of them is an image that is known, else of what lies below.
+
+    With ``problems``, in which they are put, it is the folder of a cohort: see `find_cohort`.
+    """
+    try:
+        files, folders = _listing(folder)
+    except UnreadableImage as error:
+        if problems is None or depth == _DEPTH:
+            raise
+        problems.append(error)
+        return
+    here = [] if problems is None else _stacked(files)
+    here = here or _group(files, folder, problems)
     if any(subject.files for subject in here) or depth == 0:
         yield from here
         return
@@ -430,10 +478,95 @@ def _search(folder: Path, depth: int) -> Iterator[SubjectFiles]:
     if by_sequence is not None:
         yield by_sequence
         return
-    below = [subject for child in folders if _may_hold_anatomy(child) for subject in _search(child, depth - 1)]
-    # A segmentation alone, as in a derivatives folder, is nobody's scan.
-    below = [subject for subject in below if subject.files or subject.unknown]
-    yield from below or here
+    # What was computed from the scans shows the same patients once more.
+    scans: list[Path] = []
+    computed: list[Path] = []
+    for child in folders:
+        (computed if child.name.lower() == "derivatives" else scans).append(child)
+    if problems is not None:
+        scans = _without_tests(scans, problems)
+    for children in (scans, computed):
+        below = [s for child in children if _may_hold_anatomy(child) for s in _search(child, depth - 1, problems)]
+        # A segmentation alone, as in a derivatives folder, is nobody's scan.
+        below = [subject for subject in below if subject.files or subject.unknown]
+        if below:
+            yield from below
+            return
+    yield from here
+
+
+def _without_tests(folders: list[Path], problems: list[UserError]) -> list[Path]:
+    """Without the images of a challenge's test, whose truth was never given out."""
+    names = {folder.name.lower() for folder in folders}
+    if "imagestr" not in names or "labelsts" in names:
+        return folders
+    tests = [folder for folder in folders if folder.name.lower() == "imagests"]
+    problems.extend(UserError(f"{shown(test)} was left out", "its patients have no ground truth") for test in tests)
+    return [folder for folder in folders if folder not in tests]
+
+
+def _stacked(files: list[Path]) -> list[SubjectFiles]:
+    """Patients whose sequences all lie in one file, as dataset.json beside or above the folder says (Decathlon)."""
+    images = [file for file in files if not is_segmentation(file)]
+    channels = _channels(images[0]) if images else {}
+    named = [(int(number), _clinical(_words(title))) for number, title in channels.items() if number.isdigit()]
+    # The Decathlon calls its T1 without contrast T1w, which leaves no doubt where a T1 with contrast is named too.
+    volumes = {told.sequence: number for number, told in named if told is not None and told.sequence is not None}
+    if not volumes or any(re.search(r"_\d{4}$", nifti.stem(image)) for image in images):
+        return []
+    patients = []
+    for image in images:
+        with suppress(UserError):  # what cannot be read is told when its turn comes
+            if nifti.count_volumes(image) != len(channels):
+                return []
+        held = {sequence: image for sequence in Sequence if sequence in volumes}
+        patients.append(
+            SubjectFiles(nifti.stem(image), held, (), None, image.parent, volumes={s: volumes[s] for s in held})
+        )
+    return patients
+
+
+def _with_truths_elsewhere(subjects: list[SubjectFiles], folder: Path, problems: list[UserError]) -> list[SubjectFiles]:
+    """The patients, each with the truth that lies in a folder for truths, where none lies beside the scans."""
+    if all(subject.segmentation is not None for subject in subjects):
+        return subjects
+    drawn: dict[str, list[Path]] = {}
+    for path in _truth_files(folder):
+        for key in {nifti.stem(path).lower(), _patient_key(path)[0]} - {""}:
+            drawn.setdefault(key, []).append(path)
+    found = []
+    for subject in subjects:
+        images = list(subject.files.values())
+        keys = {subject.name.lower(), *(nifti.stem(path).lower() for path in images[:1])}
+        keys |= {_patient_key(path)[0] for path in images[:1]}
+        candidates = list(dict.fromkeys(path for key in keys - {""} for path in drawn.get(key, ())))
+        if subject.segmentation is not None or not candidates:
+            found.append(subject)
+            continue
+        truth = _truth(candidates)
+        if truth is None and len(candidates) > 1:
+            several = " and ".join(shown(path) for path in candidates[:2])
+            problems.append(
+                SequenceProblem(
+                    f"Which mask of {subject.name} is the ground truth is not clear",
+                    several,
+                    "Leave one there, or name it in a table.",
+                )
+            )
+        found.append(replace(subject, segmentation=truth))
+    return found
+
+
+def _truth_files(folder: Path) -> Iterator[Path]:
+    """Segmentations in folders that hold nothing else, below a cohort's folder or beside that of its images."""
+    beside = [folder.parent] if folder.name.lower().startswith("images") else []
+    for root in (folder, *beside):
+        for where, folders, names in os.walk(root):
+            inside = Path(where).relative_to(root).parts
+            folders[:] = sorted(name for name in folders if not name.startswith(".")) if len(inside) < _DEPTH else []
+            if any(part.lower() in {*_LABEL_FOLDERS, "derivatives"} for part in inside):
+                paths = (Path(where) / name for name in sorted(names) if not name.startswith("."))
+                yield from (path for path in paths if nifti.is_nifti_name(path) and is_segmentation(path))
 
 
 def _folder_a_sequence(folder: Path, folders: list[Path]) -> SubjectFiles | None:
@@ -477,7 +610,7 @@ def _is_folder(path: Path) -> bool:
         raise UnreadableImage(f"{shown(path)} is not there", "", "It may have been moved; choose it again.") from error
 
 
-def _group(files: list[Path], folder: Path | None) -> list[SubjectFiles]:
+def _group(files: list[Path], folder: Path | None, problems: list[UserError] | None = None) -> list[SubjectFiles]:
     """The patients among files that lie, or were chosen, together."""
     groups: dict[str, list[Path]] = {}
     names: dict[str, str] = {}
@@ -496,13 +629,16 @@ def _group(files: list[Path], folder: Path | None) -> list[SubjectFiles]:
             groups[key].append(file)
         elif not groups or len(groups) == 1 or not is_segmentation(file):
             groups.setdefault(next(iter(groups), ""), []).append(file)
-    return [_subject(names.get(key, ""), members, folder) for key, members in groups.items()]
+    return [_subject(names.get(key, ""), members, folder, problems) for key, members in groups.items()]
 
 
-def _subject(name: str, members: list[Path], folder: Path | None) -> SubjectFiles:
+def _subject(
+    name: str, members: list[Path], folder: Path | None, problems: list[UserError] | None = None
+) -> SubjectFiles:
     folder = folder or members[0].parent
     files: dict[Sequence, Path] = {}
     uncertain: set[Sequence] = set()
+    unclear: set[Sequence] = set()
     unknown: list[Path] = []
     for file in members:
         if is_segmentation(file):
@@ -511,18 +647,22 @@ def _subject(name: str, members: list[Path], folder: Path | None) -> SubjectFile
         if told.sequence is None:
             unknown.append(file)
         elif told.sequence in files:
-            raise SequenceProblem(
+            clash = SequenceProblem(
                 f"{shown(files[told.sequence])} and {shown(file)} both claim to be {told.sequence.title}",
                 _apart(files[told.sequence].parent, file.parent),
                 "Leave one of them out.",
             )
+            if problems is None:
+                raise clash
+            problems.append(clash)
+            unclear.add(told.sequence)
         else:
             files[told.sequence] = file
             if not told.certain:
                 uncertain.add(told.sequence)
     return SubjectFiles(
         name=name or _folder_name(folder),
-        files={sequence: files[sequence] for sequence in Sequence if sequence in files},
+        files={sequence: files[sequence] for sequence in Sequence if sequence in files and sequence not in unclear},
         unknown=tuple(unknown),
         segmentation=_truth(members),
         folder=folder,

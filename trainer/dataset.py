@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine import nifti, preprocessing, sequences
+from engine import preprocessing
 from engine.errors import UserError
 from engine.files import whole_file
 from engine.preprocessing import Preparation
 from engine.progress import Progress
-from engine.sequences import SubjectFiles
 from engine.volume import LabelMap, Sequence, Subject
 from trainer.config import TrainConfig
+from trainer.patients import Patient, Patients
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # Larger than any training window, so that a shifted or enlarged window still finds what lies beside it.
 MARGIN_WINDOW_MM = (192, 224, 192)
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class Case:
         return places
 
 
-def prepare_case(files: SubjectFiles, spacing_mm: float, progress: Progress | None = None) -> Case:
+def prepare_case(patient: Patient, spacing_mm: float, progress: Progress | None = None) -> Case:
     """Read one patient and put it on the network's spacing, exactly as inference does.
 
     The box is placed around the brain of all sequences that the patient has, so that a patient is prepared once for
@@ -68,18 +68,15 @@ def prepare_case(files: SubjectFiles, spacing_mm: float, progress: Progress | No
     engine with the model's own sequences only, so its place tells a student nothing.
 
     Args:
-        files: A patient with a ground truth.
+        patient: One with a ground truth.
         spacing_mm: Of the result.
         progress: Checked while reading.
+
+    Raises:
+        UserError: As `Patient.read` and `Patient.read_truth`.
     """
-    if files.segmentation is None:
-        raise UserError(f"{files.name} has no ground truth", "", "Add it, or leave this patient out.")
-    subject = sequences.load(files, progress=progress)
-    truth = nifti.read_label_map(files.segmentation)
-    if not truth.grid.same_as(subject.grid):
-        what = f"{files.segmentation.name} does not lie on the grid of its images"
-        raise UserError(what, "", "Resample it, or leave this patient out.")
-    return _case(subject, truth, spacing_mm, progress)
+    subject = patient.read(progress)
+    return _case(subject, patient.read_truth(subject), spacing_mm, progress)
 
 
 def save_simulated(patient: SimulatedPatient, spacing_mm: float, folder: Path) -> Path:
@@ -117,45 +114,63 @@ class CaseStore:
     """Prepared cases, each read from its scans once and from a small file afterwards.
 
     Args:
-        folder: Cohort folder.
+        data: The cohort's folder, table or manifest; see `Patients.read`.
         spacing_mm: Of the prepared arrays.
         cache: Where the prepared files lie; made where absent.
+
+    Raises:
+        UserError: Nobody there has a ground truth.
     """
 
-    def __init__(self, folder: Path, spacing_mm: float, cache: Path) -> None:
+    def __init__(self, data: Path, spacing_mm: float, cache: Path) -> None:
         self._spacing_mm = spacing_mm
         self._cache = cache
-        self._files = {files.name: files for files in sequences.with_truth([folder])}
+        self._everyone = Patients.read(data)
+        self._patients = {patient.name: patient for patient in self._everyone.having(())}
+        if not self._patients:
+            raise UserError(f"{data.name} holds no patient with a ground truth", "", "Choose another folder.")
 
     def names(self) -> list[str]:
-        """Names of all patients with a ground truth."""
-        return sorted(self._files)
+        """Names of all patients with a ground truth that are not left out."""
+        return sorted(self._patients)
 
     def load(self, name: str, progress: Progress | None = None) -> Case:
-        """One prepared case.
+        """One prepared case, with the sequences that this patient has.
 
         Raises:
-            UserError: There is no such patient.
+            UserError: There is no such patient, or it was left out, or cannot be read.
         """
-        if name not in self._files:
-            raise UserError(f"There is no patient {name} in the data folder", "", "Check the names in the config.")
-        files = self._files[name]
-        path = self._cache / f"{name}-{self._key(files)}.npz"
+        if name not in self._patients:
+            if self._everyone.named(name).included:
+                raise UserError(f"{name} has no ground truth", "", "Add it, or leave this patient out.")
+            raise UserError(f"{name} was left out of the patients", "", "Take it in again, or out of the config.")
+        patient = self._patients[name]
+        try:
+            path = self._cache / f"{name}-{self._key(patient)}.npz"
+        except OSError as error:
+            reason = (error.strerror or "the system gave no reason").lower()
+            todo = "Connect the drive they lie on, or choose their folder again."
+            raise UserError(f"The files of {name} cannot be reached", reason, todo) from error
         if path.exists():
             with np.load(path) as stored:
                 held = tuple(Sequence(sequence) for sequence in stored["sequences"])
                 return Case(name, held, stored["images"], stored["truth"])
-        case = prepare_case(files, self._spacing_mm, progress)
+        case = prepare_case(patient, self._spacing_mm, progress)
         self._cache.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as partial, partial.open("wb") as file:
             np.savez(file, sequences=np.array(case.sequences), images=case.images, truth=case.truth)
         return case
 
-    def _key(self, files: SubjectFiles) -> str:
-        """Changes when a file or the way of preparing does."""
-        paths = [*files.files.values(), files.segmentation]
-        stats = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path is not None)
-        recipe = [CACHE_FORMAT, self._spacing_mm, MARGIN_WINDOW_MM, stats]
+    def _key(self, patient: Patient) -> str:
+        """Changes when a file, what was decided about it, or the way of preparing does."""
+        stats = [
+            (kind, path.name, path.stat().st_size, path.stat().st_mtime_ns, patient.volumes.get(Sequence(kind), 0))
+            for kind, path in sorted(patient.files.items())
+        ]
+        assert patient.truth is not None  # others are not loaded
+        drawn = patient.truth.stat()
+        truth = (patient.truth.name, drawn.st_size, drawn.st_mtime_ns, patient.convention, patient.onto_first)
+        recipe = [CACHE_FORMAT, self._spacing_mm, MARGIN_WINDOW_MM, stats, truth]
         return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
 
 

@@ -12,7 +12,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,9 @@ class Patients:
     def __len__(self) -> int:
         return len(self.patients)
 
+    def __iter__(self) -> Iterator[Patient]:
+        return iter(self.patients)
+
     @staticmethod
     def read(path: Path) -> Patients:
         """Find patients; their files are not opened.
@@ -191,7 +194,7 @@ class Patients:
 
 def _from_folder(folder: Path) -> Patients:
     problems: list[UserError] = []
-    found = sequences.find_subjects([folder])
+    found = sequences.find_cohort(folder, problems)
     parents = {subject.folder.parent for subject in found if subject.folder != folder}
     patients = tuple(
         Patient(
