@@ -96,6 +96,8 @@ def score(folder: Path, wanted: Wanted, progress: Progress) -> None:
                 cohorts.append((SHIFTED, *shift(subject, truth, seed=number + 1000 * wanted.fold)))
             for cohort, images, labels in cohorts:
                 for place, used in enumerate(chosen):
+                    if not patient.has(used):
+                        continue
                     found, histogram = _score_real(images, labels, used, card, opened, progress)
                     rows += [_row(config, wanted, cohort, used, name, *one) for one in found]
                     if cohort == REAL:
