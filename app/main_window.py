@@ -66,6 +66,7 @@ from engine.volume import Sequence
 
 if TYPE_CHECKING:
     from app.training_wizard import TrainingWizard
+    from app.wizard_model import Look
     from engine.model_card import ModelCard
 
 Choice = TypeVar("Choice", bound=Enum)
@@ -598,13 +599,23 @@ class MainWindow(QMainWindow):
             from app.training_wizard import TrainingWizard
             from app.wizard_model import WizardModel
 
-            self.wizard = TrainingWizard(self.theme, self.jobs, WizardModel(self.jobs, installed_models, self))
+            # Threads of its own: looking at a cohort must not keep a patient waiting who is opened here.
+            self._training_jobs = Jobs(self)
+            model = WizardModel(self._training_jobs, installed_models, self)
+            model.look_wanted.connect(self.look)
+            self.wizard = TrainingWizard(self.theme, self._training_jobs, model)
         if self.wizard.isMinimized():
             self.wizard.showNormal()
         self.wizard.show()
         self.wizard.raise_()
         self.wizard.activateWindow()
         return self.wizard
+
+    def look(self, wanted: Look) -> None:
+        """Open a patient of a training, to be compared with its truth or with what a network made of it."""
+        self.session.open(wanted.scans)
+        self.raise_()
+        self.activateWindow()
 
     # Drag and drop
 
@@ -990,6 +1001,7 @@ class MainWindow(QMainWindow):
         if self.wizard is not None:
             self.wizard.close()
             self.wizard.deleteLater()
+            self._training_jobs.close()
         self.session.close()
         self.jobs.close()
         super().closeEvent(event)

@@ -228,7 +228,7 @@ class MaskLayer:
                     (overlay.core_shown, labels == TUMOUR_CORE, overlay.core),
                 ):
                     if shown:
-                        painted[_edge(inside, width)] = _argb(QColor(colour), 255)
+                        painted[edge(inside, width)] = _argb(QColor(colour), 255)
         if outlined and compared is not None:
             labels = pixels.of_picture(compared)
             for shown, inside in (
@@ -236,10 +236,10 @@ class MaskLayer:
                 (overlay.core_shown, labels == TUMOUR_CORE),
             ):
                 if shown:
-                    edge = _edge(inside, max(1, round(frame.ratio)))
+                    rim = edge(inside, max(1, round(frame.ratio)))
                     # Dark between the dashes: white alone is lost on a bright scan.
-                    painted[edge] = GAP_BETWEEN_DASHES
-                    painted[edge & pixels.dashes] = 0xFFFFFFFF
+                    painted[rim] = GAP_BETWEEN_DASHES
+                    painted[rim & pixels.dashes] = 0xFFFFFFFF
         painter.setOpacity(frame.fade)
         pixels.draw(painter, painted, frame.ratio)
         painter.setOpacity(1.0)
@@ -337,7 +337,7 @@ def _box(pictures: list[LabelArray]) -> tuple[int, int, int, int] | None:
     return max(found[0] - 1, 0), min(found[1] + 1, rows_in_all), max(found[2] - 1, 0), min(found[3] + 1, columns_in_all)
 
 
-def _edge(inside: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+def edge(inside: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
     """The pixels of a shape that lie within ``width`` of its outside, straight up, down, left or right."""
     deep = inside.copy()
     for step in range(1, width + 1):
@@ -345,8 +345,8 @@ def _edge(inside: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
         deep[:-step] &= inside[step:]
         deep[:, step:] &= inside[:, :-step]
         deep[:, :-step] &= inside[:, step:]
-    edge: NDArray[np.bool_] = inside & ~deep
-    return edge
+    rim: NDArray[np.bool_] = inside & ~deep
+    return rim
 
 
 def _difference(own: LabelArray, other: LabelArray, pixels: _Pixels) -> NDArray[np.uint32]:

@@ -317,6 +317,26 @@ QSpinBox::up-button, QSpinBox::down-button, QDoubleSpinBox::up-button, QDoubleSp
     width: 0; border: none;
 }}
 QSpinBox:focus, QDoubleSpinBox:focus {{ border: 1px solid {c.accent}; }}
+QLineEdit {{
+    background: {c.panel}; border: 1px solid {c.hairline}; border-radius: {RADIUS}px; padding: 0 8px; min-height: 28px;
+    selection-background-color: {c.accent}; selection-color: {c.on_accent};
+}}
+QLineEdit:focus {{ border: 1px solid {c.accent}; }}
+QLineEdit:disabled {{ color: {faint}; }}
+#tools {{ background: {c.panel}; border-top: 1px solid {c.hairline}; border-bottom: 1px solid {c.hairline}; }}
+#detail {{ background: {c.panel}; border: none; border-left: 1px solid {c.hairline}; }}
+#note {{
+    background: {c.raised}; border: 1px solid {c.hairline}; border-left: 3px solid {c.secondary};
+    border-radius: {RADIUS}px;
+}}
+#note[grave="true"] {{ border-left: 3px solid {c.warning}; }}
+QTableView {{ background: {c.panel}; border: none; outline: none; }}
+QTableView:focus {{ border: 1px solid {c.accent}; }}
+QHeaderView, QHeaderView::section {{
+    background: {c.panel}; color: {c.secondary}; font-size: {LABEL_PX}px; border: none;
+}}
+QHeaderView::section {{ border-bottom: 1px solid {c.hairline}; padding: 0 8px; }}
+QHeaderView::section:hover {{ color: {c.text}; }}
 QMenu {{ background: {c.raised}; border: 1px solid {c.hairline}; padding: 5px; }}
 QMenu::item {{ padding: 6px 26px 6px 12px; border-radius: 4px; }}
 QMenu::item:selected {{ background: {blend(c.accent, c.raised, 0.25)}; }}

@@ -32,6 +32,7 @@ from PySide6.QtWidgets import (
 from app.cards import Banner, DropTargets
 from app.controls import label, push
 from app.jobs import Jobs
+from app.patients_page import PatientsPage
 from app.shortcuts import bind
 from app.theme import LABEL_PX, RADIUS, Theme, blend, body_font
 from app.welcome import Emblem
@@ -104,6 +105,8 @@ class TrainingWizard(QMainWindow):
         self._update_message()
 
     def _make_page(self, page: Page) -> QWidget:
+        if page is Page.PATIENTS:
+            return PatientsPage(self._theme, self._jobs, self.wizard)
         return QWidget()
 
     def _make_foot(self) -> QWidget:

@@ -6,7 +6,7 @@ pages of its changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -299,15 +299,17 @@ class WizardModel(Teller):
             self.examining_changed.emit()
             self.page_changed.emit()
 
-    def repair(self, finding: Finding, repair: Repair) -> None:
-        """Do what a finding offers; the scans themselves are never touched."""
+    def repair(self, findings: Sequence[Finding], repair: Repair) -> None:
+        """Do what these findings offer, with the user's consent; the scans themselves are never touched."""
         from trainer import doctor
 
-        if self.patients is not None:
-            whom = f"{finding.patient}: " if finding.patient else ""
-            self._decide(
-                f"{whom}{repair.title[:1].lower()}{repair.title[1:]}", doctor.apply(self.patients, finding, repair)
-            )
+        patients = self.patients
+        if patients is None or not findings:
+            return
+        for finding in findings:
+            patients = doctor.apply(patients, finding, repair)
+        whom = findings[0].patient if len(findings) == 1 else f"{len(findings)} patients"
+        self._decide(f"{whom}: {repair.title[:1].lower()}{repair.title[1:]}", patients)
 
     def include(self, name: str, included: bool) -> None:
         """Learn from a patient, or leave it out."""
