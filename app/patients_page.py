@@ -25,7 +25,7 @@ from PySide6.QtCore import (
     QTimer,
     Signal,
 )
-from PySide6.QtGui import QColor, QImage, QKeyEvent, QPainter, QPaintEvent, QPen
+from PySide6.QtGui import QColor, QImage, QKeyEvent, QPainter, QPaintEvent, QPen, QResizeEvent
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QFileDialog,
@@ -77,16 +77,16 @@ class Show(Enum):
 class Column(Enum):
     """The columns of the table: title and width; a width of 0 takes what is left."""
 
-    INCLUDED = ("", 34)
-    PATIENT = ("Patient", 190)
-    T1 = ("T1", 44)
-    T1CE = ("T1ce", 44)
-    T2 = ("T2", 44)
-    FLAIR = ("FLAIR", 52)
-    TRUTH = ("Truth", 52)
-    TUMOUR = ("Tumour ml", 84)
-    CORE = ("Core ml", 70)
-    SOURCE = ("Source", 110)
+    INCLUDED = ("", 36)
+    PATIENT = ("Patient", 176)
+    T1 = ("T1", 40)
+    T1CE = ("T1ce", 48)
+    T2 = ("T2", 40)
+    FLAIR = ("FLAIR", 54)
+    TRUTH = ("Truth", 54)
+    TUMOUR = ("Tumour ml", 86)
+    CORE = ("Core ml", 72)
+    SOURCE = ("Source", 116)
     FINDING = ("What to know", 0)
 
     @property
@@ -106,6 +106,9 @@ class Column(Enum):
 
 
 COLUMNS = tuple(Column)
+# Where the window is narrow, what the detail beside the table says too makes room for the findings, in this order.
+DISPENSABLE = (Column.CORE, Column.SOURCE, Column.TUMOUR)
+LEAST_FOR_FINDINGS = 210
 SORT = Qt.ItemDataRole.UserRole
 MARK = Qt.ItemDataRole.UserRole + 1
 
@@ -313,8 +316,7 @@ class RowPainter(QStyledItemDelegate):
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         if state & QStyle.StateFlag.State_Selected:
             painter.fillRect(rect, QColor(blend(c.accent, c.panel, 0.16)))
-        painter.setPen(QColor(c.hairline))
-        painter.drawLine(rect.bottomLeft(), rect.bottomRight())
+        painter.fillRect(QRect(rect.left(), rect.bottom(), rect.width(), 1), QColor(c.hairline))
         mark = str(index.data(MARK))
         middle = QPointF(rect.center()) + QPointF(0.5, 0.5)
         if column is Column.INCLUDED:
@@ -435,6 +437,14 @@ class PatientsTable(QTableView):
         self.setSortingEnabled(True)
         theme.changed.connect(self.viewport().update)
 
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        room = self.viewport().width() - sum(column.width for column in COLUMNS) - LEAST_FOR_FINDINGS
+        for column in DISPENSABLE:
+            hidden = room < 0
+            self.setColumnHidden(COLUMNS.index(column), hidden)
+            room += column.width if hidden else 0
+
     def keyPressEvent(self, event: QKeyEvent) -> None:
         if event.key() == Qt.Key.Key_Space and self.currentIndex().isValid():
             toggle(self.currentIndex())
@@ -492,15 +502,16 @@ class Picture(QWidget):
         across = 1 if len(thumbnail.sequences) == 1 else 2
         down = -(-len(thumbnail.sequences) // across)
         cell = QRectF(0, 0, self.width() / across, self.height() / down)
+        rows, columns = _filled(thumbnail)
         for number, sequence in enumerate(thumbnail.sequences):
             box = cell.translated(number % across * cell.width(), number // across * cell.height())
-            self._paint_slice(painter, box, thumbnail.images[number], thumbnail.mask)
+            self._paint_slice(painter, box, thumbnail.images[number, rows, columns], thumbnail.mask[rows, columns])
             painter.setPen(QColor(DARK.text))
             painter.drawText(box.adjusted(7, 5, -7, -5), int(Qt.AlignmentFlag.AlignLeft), sequence.title)
         painter.setPen(QColor(DARK.secondary))
-        sides = self.rect().adjusted(7, 0, -7, 0)
-        painter.drawText(sides, int(Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft), "R")
-        painter.drawText(sides, int(Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignRight), "L")
+        sides = QRectF(0, 0, self.width(), cell.height()).adjusted(7, 0, -7, 0)
+        for words, side in (("R", Qt.AlignmentFlag.AlignLeft), ("L", Qt.AlignmentFlag.AlignRight)):
+            painter.drawText(sides, int(Qt.AlignmentFlag.AlignVCenter | side), words)
 
     def _paint_slice(self, painter: QPainter, box: QRectF, grey: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
         height, width = grey.shape
@@ -521,6 +532,18 @@ class Picture(QWidget):
         lines[edge(seen == 1, thick)] = QColor(CORE).rgba()
         drawn = QImage(lines.tobytes(), columns, rows, 4 * columns, QImage.Format.Format_ARGB32)
         painter.drawImage(QRectF(place, size.toSizeF()), drawn)
+
+
+def _filled(thumbnail: Thumbnail) -> tuple[slice, slice]:
+    """Rows and columns that hold anything, with a little room around it: a head at the edge would look cut off."""
+    there = (thumbnail.images > 10).any(axis=0) | (thumbnail.mask > 0)
+    if not there.any():
+        return slice(None), slice(None)
+    ends = []
+    for axis in (1, 0):
+        inside = np.flatnonzero(there.any(axis=axis))
+        ends.append(slice(max(0, int(inside[0]) - 6), int(inside[-1]) + 7))
+    return ends[0], ends[1]
 
 
 class Detail(QScrollArea):

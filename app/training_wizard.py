@@ -67,7 +67,7 @@ class TrainingWizard(QMainWindow):
         self._theme, self._jobs, self.wizard = theme, jobs, wizard
         self.setWindowTitle("Train your own - Gliascope")
         self.setAcceptDrops(True)
-        self.resize(1280, 820)
+        self.resize(1440, 900)
         self.setMinimumSize(1024, 680)
         self.rail = Rail(theme, jobs, wizard)
         self.banner = Banner(theme, wizard)
@@ -103,6 +103,8 @@ class TrainingWizard(QMainWindow):
         bind(self, "Work", "Close this window", ("Ctrl+W", "Esc"), self._escape)
         self._update()
         self._update_message()
+        # Nothing looks chosen before anything was.
+        self._surface.setFocus(Qt.FocusReason.OtherFocusReason)
 
     def _make_page(self, page: Page) -> QWidget:
         if page is Page.PATIENTS:
