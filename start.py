@@ -4,6 +4,7 @@
     python3 start.py scans/patient_7      opens the app on these files or folders
     python3 start.py segment DIR --out X  any command of gliascope
     python3 start.py test                 ruff, mypy, import-linter and pytest
+    python3 start.py --install torch      adds what training needs and opens nothing; so does the window's own button
 
 The first start makes ``.venv`` beside this file and installs the exact releases named in ``constraints.txt`` into it;
 later ones only look at a stamp. Standard library only, and written so that an old Python can still read it and say so.
@@ -11,15 +12,16 @@ later ones only look at a stamp. Standard library only, and written so that an o
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import ctypes
 import hashlib
 import json
 import os
 import platform
-import queue
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import threading
@@ -39,8 +41,12 @@ LOG = VENV / "gliascope-install.log"
 OLDEST_PYTHON = (3, 11)
 # Room to ask for, with what is downloaded on the way: the app alone, torch, and torch as built for NVIDIA GPUs.
 FREE_GB = {"app": 1.5, "torch": 2.5, "torch for GPUs": 9.0}
+# How often a log gets a line about an installation that takes long.
+NEWS_SECONDS = 5.0
 # Commands that never open a window, so that a machine without Qt's system libraries can still segment.
 WINDOWLESS = {"segment", "models", "evaluate", "train", "study", "self-test", "--help", "-h", "--version"}
+# What `--install` may be asked for.
+OPTIONAL_PARTS = ("torch", "test")
 
 
 class Stop(Exception):
@@ -299,6 +305,7 @@ def install(parts: Sequence[str]) -> None:
         _require_venv_module()
         if VENV.exists() and any(VENV.iterdir()) and not read_stamp():
             _clear_away()
+        whole_before = bool(read_stamp())
         # What was installed for another command stays, at the releases that hold now.
         parts = [part for part in ("app", "torch", "test") if part in parts or part in read_stamp()]
         needed = _room_for(parts)
@@ -315,7 +322,7 @@ def install(parts: Sequence[str]) -> None:
                 say("Bringing the installation up to date.")
             else:
                 _make_environment()
-            _pip_install([name for part in parts for name in requirements(part)])
+            _pip_install([name for part in parts for name in requirements(part)], whole_before)
             _write_down(parts)
         except OSError as error:
             raise Stop(f"{error.filename or VENV} could not be written ({error.strerror}). {_MORE_ROOM}") from error
@@ -388,10 +395,11 @@ def _write_down(parts: Sequence[str]) -> None:
     fresh = STAMP.with_suffix(".new")
     fresh.write_text(json.dumps(stamp, indent=1), encoding="utf-8")
     fresh.replace(STAMP)
-    UNFINISHED.unlink()
+    UNFINISHED.unlink(missing_ok=True)
 
 
-def _pip_install(names: Sequence[str]) -> None:
+def _pip_install(names: Sequence[str], whole_before: bool) -> None:
+    """Let pip install ``names``; ``whole_before`` says whether what is there now could be used without them."""
     # Downloads land beside what is installed: /tmp is often small, and their growth is what progress is read from.
     scratch = VENV / "download"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -410,47 +418,43 @@ def _pip_install(names: Sequence[str]) -> None:
         encoding="utf-8",
         errors="replace",
     )
-    try:
-        text = _follow(pip, scratch)
-    except BaseException:
-        pip.terminate()
-        pip.wait()
-        raise
-    shutil.rmtree(scratch, ignore_errors=True)
-    LOG.write_text(text, encoding="utf-8")
-    if pip.returncode:
-        _raise_install_failure(text)
-
-
-def _follow(pip: subprocess.Popen[str], scratch: Path) -> str:
-    """Show in plain words how far pip is, until it ends; returns all it said."""
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    progress = _PipProgress(scratch)
+    said: list[str] = []
 
     def read() -> None:
         assert pip.stdout is not None
         for line in pip.stdout:
-            lines.put(line)
-        lines.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    said: list[str] = []
-    report = _Report()
-    progress = _PipProgress(scratch)
-    ended = False
-    while not ended:
-        try:
-            line = lines.get(timeout=0.25)
-        except queue.Empty:
-            line = ""
-        if line is None:
-            ended = True
-        elif line:
             said.append(line)
             progress.read(line)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        _follow(pip, progress)
+    finally:
+        if pip.poll() is None:
+            pip.terminate()
+        pip.wait()
+        reader.join()
+        shutil.rmtree(scratch, ignore_errors=True)
+        # pip fetches everything before it changes anything: until then what was there is as whole as before, and an
+        # app that works must not be made anew, perhaps without a network, because something was not added to it.
+        if whole_before and not progress.unpacking:
+            UNFINISHED.unlink(missing_ok=True)
+    LOG.write_text("".join(said), encoding="utf-8")
+    if pip.returncode:
+        _raise_install_failure("".join(said))
+
+
+def _follow(pip: subprocess.Popen[str], progress: _PipProgress) -> None:
+    """Show in plain words how far pip is, until it ends."""
+    report = _Report()
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            pip.wait(timeout=0.25)
+            break
         report.show(progress.sentence())
-    pip.wait()
     report.end()
-    return "".join(said)
 
 
 class _PipProgress:
@@ -479,6 +483,11 @@ class _PipProgress:
         elif line.startswith("Installing collected packages:"):
             self._to_install = line.count(",") + 1
             self._before = self._installed()
+
+    @property
+    def unpacking(self) -> bool:
+        """Whether it has begun to change what is installed."""
+        return self._to_install > 0
 
     def sentence(self) -> str:
         """Where it is now."""
@@ -566,7 +575,7 @@ class _Report:
             width = shutil.get_terminal_size().columns - 1
             print("\r" + f"  {sentence}"[:width].ljust(width), end="", file=sys.stderr, flush=True)
             self._last = sentence
-        elif time.monotonic() - self._when > 5:
+        elif time.monotonic() - self._when > NEWS_SECONDS:
             say(f"  {sentence}")
             self._last, self._when = sentence, time.monotonic()
 
@@ -630,12 +639,41 @@ def run_tests(words: Sequence[str]) -> int:
     return code or (1 if failed else 0)
 
 
+def install_more(parts: Sequence[str]) -> int:
+    """Add parts to the installation and open nothing; for the window, which reads a line of news every half second.
+
+    The end of standard input, where that is a pipe, or the word ``stop`` on it ends this as Ctrl-C would; whoever
+    began it may have no other way to reach it.
+
+    Raises:
+        Stop: It cannot be done, in one sentence.
+    """
+    global NEWS_SECONDS
+    if not parts or not set(parts) <= set(OPTIONAL_PARTS):
+        raise Stop(f"start.py --install takes {' or '.join(OPTIONAL_PARTS)}.")
+    if stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
+        NEWS_SECONDS = 0.5
+        threading.Thread(target=_stop_when_told, daemon=True).start()
+    if not is_ready(["app", *parts]):
+        install(["app", *parts])
+    return 0
+
+
+def _stop_when_told() -> None:
+    for line in sys.stdin:
+        if line.strip() == "stop":
+            break
+    _thread.interrupt_main()
+
+
 def main(words: Sequence[str]) -> int:
     """Install what is missing, then start; returns the exit code."""
     try:
         require_python()
         require_platform()
         words = list(words)
+        if words[:1] == ["--install"]:
+            return install_more(words[1:])
         # Before the long part, so that what is missing is known while somebody is still looking.
         require_libraries(words)
         parts = parts_for(words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -30,12 +31,12 @@ sys.exit(int(os.environ.get("EXIT_WITH", "0")))
 """
 
 
-def make_wheel(folder: Path, version: str) -> None:
+def make_wheel(folder: Path, version: str, name: str = "tiny") -> None:
     folder.mkdir(exist_ok=True)
-    info = f"tiny-{version}.dist-info"
-    with zipfile.ZipFile(folder / f"tiny-{version}-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("tiny.py", f"VERSION = {version!r}\n")
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: tiny\nVersion: {version}\n")
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}.py", f"VERSION = {version!r}\n")
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
 
@@ -392,3 +393,66 @@ def test_a_part_that_was_installed_before_is_kept(project: Path) -> None:
     (project / "constraints.txt").write_text("tiny==1.0\n# changed\n")
     begin(project, "models")
     assert begin(project, "train").stderr == ""
+
+
+# --- adding to an installation ----------------------------------------------------------------------------------------
+
+
+def needs_more(project: Path, *names: str) -> None:
+    """Say that training needs these packages."""
+    text = (project / "pyproject.toml").read_text()
+    listed = ", ".join(f'"{name}"' for name in names)
+    (project / "pyproject.toml").write_text(re.sub(r"torch = \[.*\]", f"torch = [{listed}]", text))
+
+
+@pytest.fixture
+def growing(project: Path) -> Iterator[Path]:
+    yield project
+    needs_more(project)
+    pip = [str(project / ".venv" / ("Scripts" if os.name == "nt" else "bin") / "python"), "-I", "-m", "pip"]
+    subprocess.run([*pip, "uninstall", "-y", "more"], check=True, capture_output=True)
+
+
+def test_a_part_is_added_and_the_app_is_not_opened(growing: Path) -> None:
+    make_wheel(growing.parent / "wheels", "1.0", "more")
+    needs_more(growing, "more")
+    done = begin(growing, "--install", "torch")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "Everything is installed" in done.stderr
+    python = growing / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    assert subprocess.run([str(python), "-I", "-c", "import more, tiny"], check=False).returncode == 0
+    assert begin(growing, "--install", "torch").stderr == ""
+
+
+def test_what_cannot_be_added_leaves_the_app_as_usable_as_before(growing: Path) -> None:
+    needs_more(growing, "nowhere")
+    refused = begin(growing, "--install", "torch")
+    assert refused.returncode == 2
+    assert "There is no ready-made package nowhere" in refused.stderr
+    opened = begin(growing, "models", PIP_FIND_LINKS="")
+    assert (opened.returncode, opened.stderr) == (0, ""), "the app opens without a network, and nothing is made anew"
+
+
+def test_adding_is_stopped_by_a_word_and_the_app_is_as_usable_as_before(growing: Path) -> None:
+    needs_more(growing, "more")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        # An index that takes the call and never answers.
+        where = f"http://127.0.0.1:{silent.getsockname()[1]}/simple"
+        process = subprocess.Popen(
+            [sys.executable, str(growing / "start.py"), "--install", "torch"],
+            env=environment(growing, PIP_INDEX_URL=where, PIP_NO_INDEX="0", PIP_FIND_LINKS=""),
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        silent.accept()[0].close()
+        _, said = process.communicate("stop\n", timeout=60)
+    assert process.returncode == 130, said
+    opened = begin(growing, "models", PIP_FIND_LINKS="")
+    assert (opened.returncode, opened.stderr) == (0, "")
+
+
+def test_only_parts_that_there_are_can_be_added(project: Path) -> None:
+    done = begin(project, "--install", "everything")
+    assert done.returncode == 2
+    assert "torch or test" in done.stderr
