@@ -10,6 +10,7 @@ from PySide6.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QLabel,
+    QLayout,
     QPushButton,
     QSizePolicy,
     QToolButton,
@@ -291,3 +292,14 @@ def action(text: str, owner: QWidget, shortcut: str = "") -> QAction:
         made.setShortcut(shortcut)
         made.setShortcutContext(Qt.ShortcutContext.WindowShortcut)
     return made
+
+
+def clear(layout: QLayout) -> None:
+    """Empty a layout; what was in it goes."""
+    while (item := layout.takeAt(0)) is not None:
+        widget, inner = item.widget(), item.layout()
+        if widget is not None:
+            widget.hide()
+            widget.deleteLater()
+        elif inner is not None:
+            clear(inner)

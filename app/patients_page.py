@@ -46,7 +46,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from app.controls import ElidedLabel, Segments, label, push
+from app.controls import ElidedLabel, Segments, clear, label, push
 from app.jobs import Jobs
 from app.slice_layers import edge
 from app.theme import CORE, DARK, LABEL_PX, WHOLE_TUMOUR, Theme, blend, body_font
@@ -604,7 +604,7 @@ class Detail(QScrollArea):
             self._update()
 
     def _update(self) -> None:
-        _clear(self._words)
+        clear(self._words)
         self.buttons = {}
         patients = self._wizard.patients
         patient = next((p for p in patients.patients if p.name == self._name), None) if patients is not None else None
@@ -768,16 +768,6 @@ def cohort_in_words(patients: list[Patient]) -> list[str]:
         more = f" and {len(sources) - 6} more" if len(sources) > 6 else ""
         lines.append(f"Sources: {named}{more}")
     return lines
-
-
-def _clear(layout: QVBoxLayout | QHBoxLayout) -> None:
-    while (item := layout.takeAt(0)) is not None:
-        widget, inner = item.widget(), item.layout()
-        if widget is not None:
-            widget.hide()
-            widget.deleteLater()
-        elif isinstance(inner, (QVBoxLayout, QHBoxLayout)):
-            _clear(inner)
 
 
 class Invitation(QWidget):

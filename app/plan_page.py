@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable
-from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from PySide6.QtCore import QRectF, QSize, Qt, QTimer, Signal
+from PySide6.QtCore import QRectF, QSize, Qt, QTimer
 from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import (
     QAbstractButton,
@@ -19,10 +19,11 @@ from PySide6.QtWidgets import (
     QFrame,
     QGridLayout,
     QHBoxLayout,
+    QLabel,
     QLineEdit,
     QMenu,
     QProgressBar,
-    QPushButton,
+    QRadioButton,
     QScrollArea,
     QSizePolicy,
     QSpinBox,
@@ -31,30 +32,1044 @@ from PySide6.QtWidgets import (
 )
 
 from app import installing
-from app.controls import ElidedLabel, IconButton, MenuButton, Segments, action, label, push
+from app.controls import ElidedLabel, IconButton, MenuButton, Segments, action, clear, label, push
 from app.jobs import Job, Jobs, Queue
-from app.layouting import clear
 from app.telling import Problem
 from app.theme import LABEL_PX, RADIUS, Theme, blend, body_font
 from app.training_course import time_left
 from app.wizard_model import WizardModel
+from engine.progress import Progress
 from engine.volume import Sequence
-from trainer.wizard import Folds, HoldOut, Page, Quality
+from trainer.wizard import Folds, HoldOut, Page, Plan, Quality
 
 if TYPE_CHECKING:
-    from engine.progress import Progress
     from trainer.estimate import Device, Estimate, Pace
     from trainer.patients import Patients
-    from trainer.wizard import Plan, Split
+    from trainer.wizard import Split
 
 SUMMARY_WIDTH = 324
-COLUMN_WIDTH = 760
-# The sums are cheap, but not for each of the letters of a name.
+COLUMN_WIDTH = 740
+# The sums are cheap, but not for each letter of a name.
 SUMS_AFTER_MS = 60
 QUALITIES = {
-    Quality.QUICK: ("Quick", "To see that everything works. The models are not good yet."),
-    Quality.STANDARD: ("Standard", "As long as the models that came with Gliascope."),
-    Quality.THOROUGH: ("Thorough", "Until longer learning no longer helps."),
+    Quality.QUICK: ("Quick", "To see that all works; the models are not good yet."),
+    Quality.STANDARD: ("Standard", "What a first serious training should have."),
+    Quality.THOROUGH: ("Thorough", "For models that others will use."),
 }
 SCRATCH = "Random weights"
 SCRIPT = "train.sbatch"
+
+
+def named(sequences: Iterable[Sequence]) -> str:
+    """``"T1+FLAIR"``."""
+    return "+".join(sequence.title for sequence in Sequence if sequence in set(sequences))
+
+
+class SequenceChoice(QWidget):
+    """Four switches, one a sequence.
+
+    Args:
+        words: Whose sequences these are, for screen readers.
+        chosen: Those that are on.
+        change: Called with others when the user switches.
+    """
+
+    def __init__(
+        self, words: str, chosen: tuple[Sequence, ...], change: Callable[[tuple[Sequence, ...]], object]
+    ) -> None:
+        super().__init__()
+        self._change = change
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(6)
+        self.buttons: dict[Sequence, QAbstractButton] = {}
+        for sequence in Sequence:
+            button = push(sequence.title, "chip")
+            button.setCheckable(True)
+            button.setAccessibleName(f"{words}: {sequence.title}")
+            button.clicked.connect(self._clicked)
+            self.buttons[sequence] = button
+            row.addWidget(button)
+        self.set(chosen)
+
+    def set(self, chosen: tuple[Sequence, ...]) -> None:
+        """Show what is on, without telling."""
+        for sequence, button in self.buttons.items():
+            on = sequence in chosen
+            button.setChecked(on)
+            last = on and len(chosen) == 1
+            button.setEnabled(not last)
+            button.setToolTip("At least one sequence is needed; switch another on first." if last else "")
+
+    def _clicked(self) -> None:
+        self._change(tuple(sequence for sequence, button in self.buttons.items() if button.isChecked()))
+
+
+class QualityCard(QAbstractButton):
+    """One of the presets: its name, what it is for, and how long it takes here.
+
+    Args:
+        theme: The colours.
+        title: Its name.
+        words: What it is for.
+    """
+
+    def __init__(self, theme: Theme, title: str, words: str) -> None:
+        super().__init__()
+        self._theme, self._words, self.time = theme, words, ""
+        self.setText(title)
+        self.setCheckable(True)
+        self.setFixedHeight(98)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self.setCursor(Qt.CursorShape.PointingHandCursor)
+        self.setAttribute(Qt.WidgetAttribute.WA_Hover)
+        self.show_time("")
+        theme.changed.connect(self.update)
+
+    def show_time(self, time: str) -> None:
+        """How long it would take; empty where nobody knows yet."""
+        self.time = time
+        self.setAccessibleName(f"{self.text()}: {self._words} {time}".strip())
+        self.update()
+
+    def sizeHint(self) -> QSize:
+        return QSize(220, 98)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        c = self._theme.colours
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        on = self.isChecked()
+        box = QRectF(self.rect()).adjusted(1, 1, -1, -1)
+        painter.setBrush(QColor(blend(c.accent, c.panel, 0.12) if on else c.raised if self.underMouse() else c.panel))
+        edge = c.accent if on or self.hasFocus() else c.hairline
+        painter.setPen(QPen(QColor(edge), 2 if self.hasFocus() else 1.2))
+        painter.drawRoundedRect(box, RADIUS + 2, RADIUS + 2)
+        inside = box.adjusted(14, 11, -14, -10)
+        painter.setFont(body_font(14, medium=True))
+        painter.setPen(QColor(c.text))
+        painter.drawText(inside, int(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop), self.text())
+        painter.setFont(body_font(LABEL_PX + 1))
+        painter.setPen(QColor(c.secondary))
+        flags = int(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop) | int(Qt.TextFlag.TextWordWrap)
+        painter.drawText(inside.adjusted(0, 21, 0, 0), flags, self._words)
+        painter.setFont(body_font())
+        painter.setPen(QColor(c.text if self.time else c.secondary))
+        time = self.time or "not measured yet"
+        painter.drawText(inside, int(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignBottom), time)
+
+
+class Fold(QWidget):
+    """A line that says what was decided and opens to where it is decided.
+
+    Args:
+        theme: The colours.
+        title: What is decided.
+    """
+
+    def __init__(self, theme: Theme, title: str) -> None:
+        super().__init__()
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(0)
+        self.head = FoldHead(theme, title)
+        self.head.toggled.connect(self._open)
+        self.inside = QWidget()
+        self.body = QVBoxLayout(self.inside)
+        self.body.setContentsMargins(24, 4, 0, 16)
+        self.body.setSpacing(8)
+        self.inside.hide()
+        column.addWidget(self.head)
+        column.addWidget(self.inside)
+
+    def _open(self, on: bool) -> None:
+        self.inside.setVisible(on)
+
+    def say(self, words: str) -> None:
+        """What is decided now."""
+        self.head.say(words)
+
+
+class FoldHead(QAbstractButton):
+    """The line of a `Fold`: a caret, what is decided, and how."""
+
+    def __init__(self, theme: Theme, title: str) -> None:
+        super().__init__()
+        self._theme, self._words = theme, ""
+        self.setText(title)
+        self.setCheckable(True)
+        self.setFixedHeight(42)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self.setCursor(Qt.CursorShape.PointingHandCursor)
+        self.setAttribute(Qt.WidgetAttribute.WA_Hover)
+        theme.changed.connect(self.update)
+        self.say("")
+
+    def say(self, words: str) -> None:
+        """What is decided now."""
+        self._words = words
+        self.setAccessibleName(f"{self.text()}: {words}")
+        self.update()
+
+    @property
+    def words(self) -> str:
+        """What it says."""
+        return self._words
+
+    def sizeHint(self) -> QSize:
+        return QSize(400, 42)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        c = self._theme.colours
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.fillRect(0, 0, self.width(), 1, QColor(c.hairline))
+        if self.hasFocus():
+            painter.setPen(QPen(QColor(c.accent), 1))
+            painter.drawRoundedRect(QRectF(self.rect()).adjusted(0.5, 2.5, -0.5, -2.5), RADIUS, RADIUS)
+        colour = c.text if self.underMouse() or self.isChecked() else c.secondary
+        caret = self._theme.icon("caret-down" if self.isChecked() else "caret-right", colour)
+        caret.paint(painter, 4, (self.height() - 12) // 2, 12, 12)
+        painter.setFont(body_font())
+        painter.setPen(QColor(c.text))
+        inside = self.rect().adjusted(24, 0, -6, 0)
+        painter.drawText(inside, int(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter), self.text())
+        left = painter.fontMetrics().horizontalAdvance(self.text()) + 24
+        painter.setPen(QColor(c.secondary))
+        words = painter.fontMetrics().elidedText(self._words, Qt.TextElideMode.ElideMiddle, inside.width() - left)
+        painter.drawText(inside, int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter), words)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What a plan comes to.
+
+    Attributes:
+        split: Who is measured on; ``None`` where the plan makes no sense yet.
+        estimates: By preset; empty before anything was measured.
+        disk_free_gb: Where the training's folder would be.
+    """
+
+    split: Split | None
+    estimates: dict[Quality, Estimate]
+    disk_free_gb: float | None
+
+
+def add_up(
+    plan: Plan, patients: Patients, volumes: dict[str, float], pace: Pace | None, sound: bool, progress: Progress
+) -> Sums:
+    """What a plan comes to: who is measured on, how long each preset takes, what is free.
+
+    Args:
+        plan: What is to be trained.
+        patients: On whom.
+        volumes: Whole tumours in ml, where known.
+        pace: What was measured of this machine.
+        sound: Whether the plan can be carried out.
+        progress: To be stopped by.
+    """
+    from trainer.estimate import estimate
+
+    estimates: dict[Quality, Estimate] = {}
+    split = None
+    if sound:
+        split = plan.split_of(patients, volumes)
+        for quality in Quality if pace is not None else ():
+            progress.check()
+            assert pace is not None
+            estimates[quality] = estimate(replace(plan, quality=quality), patients, pace)
+    return Sums(split, estimates, free_gb(plan.folder))
+
+
+def free_gb(folder: Path) -> float | None:
+    """Free space where a folder is or would be made, in GB; ``None`` where it cannot be told."""
+    for place in (folder, *folder.parents):
+        if place.is_dir():
+            try:
+                return shutil.disk_usage(place).free / 1e9
+            except OSError:
+                return None
+    return None
+
+
+def look_for_devices(progress: Progress) -> list[Device]:
+    """What could be trained on."""
+    from trainer.estimate import devices
+
+    progress.check()
+    return devices()
+
+
+class PlanPage(QWidget):
+    """What is to be trained.
+
+    Args:
+        theme: The colours.
+        jobs: Everything that runs away from the UI thread.
+        wizard: What is known and decided.
+    """
+
+    def __init__(self, theme: Theme, jobs: Jobs, wizard: WizardModel) -> None:
+        super().__init__()
+        self._theme, self._jobs, self.wizard = theme, jobs, wizard
+        self.devices: list[Device] = []
+        self.paces: dict[str, Pace] = {}
+        self.sums = Sums(None, {}, None)
+        self._measuring: Job | None = None
+        self._installing: Job | None = None
+        self._asked_devices = False
+
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(0)
+        area = QScrollArea()
+        area.setWidgetResizable(True)
+        area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        inside = QWidget()
+        inside.setObjectName("surface")
+        around = QHBoxLayout(inside)
+        around.setContentsMargins(24, 18, 24, 24)
+        around.addStretch(1)
+        column = QVBoxLayout()
+        column.setSpacing(8)
+        around.addLayout(column, 20)
+        around.addStretch(1)
+        area.setWidget(inside)
+        self.area = area
+        row.addWidget(area, 1)
+        self.summary = Summary(theme, self)
+        row.addWidget(self.summary)
+
+        column.addWidget(label("Plan", "title"))
+        self._add_students(column)
+        self._add_teacher(column)
+        self._add_quality(column)
+        column.addSpacing(14)
+        self._add_folds(column)
+        column.addStretch()
+
+        self._later = QTimer(self)
+        self._later.setSingleShot(True)
+        self._later.setInterval(SUMS_AFTER_MS)
+        self._later.timeout.connect(self._add_up)
+        wizard.plan_changed.connect(self._update)
+        wizard.patients_changed.connect(self._update)
+        wizard.page_changed.connect(self._page_changed)
+        self._update()
+
+    # Its parts
+
+    def _question(self, column: QVBoxLayout, title: str, words: str) -> None:
+        column.addSpacing(12)
+        column.addWidget(label(title, "wordmark"))
+        column.addWidget(label(words, "secondary", wrap=True))
+        column.addSpacing(2)
+
+    def _add_students(self, column: QVBoxLayout) -> None:
+        self._question(
+            column,
+            "What will the students see?",
+            "The sequences that the patients to come will have. Each line becomes a model of its own.",
+        )
+        self._students = QVBoxLayout()
+        self._students.setSpacing(6)
+        column.addLayout(self._students)
+        self.student_rows: list[SequenceChoice] = []
+        self._student_words: list[QLabel] = []
+        self.remove_buttons: list[IconButton] = []
+        self.add_button = push("Add a student", "link")
+        self.add_button.clicked.connect(self._add_student)
+        line = QHBoxLayout()
+        line.addWidget(self.add_button)
+        line.addStretch()
+        column.addLayout(line)
+        self.any_box = QCheckBox("One more that takes any of the teacher's sequences")
+        self.any_box.toggled.connect(lambda on: self._change(any_student=on))
+        self.baseline_box = QCheckBox("A baseline beside each student, to see what the teacher adds")
+        self.baseline_box.toggled.connect(lambda on: self._change(baseline=on))
+        for box in (self.any_box, self.baseline_box):
+            box.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+            column.addWidget(box)
+
+    def _add_teacher(self, column: QVBoxLayout) -> None:
+        self._question(
+            column,
+            "What does the teacher see?",
+            "Students learn from a network that sees more than they will. It learns from the patients who have it all.",
+        )
+        self.teacher = SequenceChoice("Teacher", tuple(Sequence), lambda chosen: self._change(teacher=chosen))
+        self.teacher_words = label("", "secondary")
+        line = QHBoxLayout()
+        line.setSpacing(14)
+        line.addWidget(self.teacher)
+        line.addWidget(self.teacher_words)
+        line.addStretch()
+        column.addLayout(line)
+
+    def _add_quality(self, column: QVBoxLayout) -> None:
+        self._question(column, "How long may it take?", "All models together, on this machine, as it is now.")
+        line = QHBoxLayout()
+        line.setSpacing(10)
+        group = QButtonGroup(self)
+        self.qualities = {quality: QualityCard(self._theme, *QUALITIES[quality]) for quality in Quality}
+        for quality, card in self.qualities.items():
+            card.clicked.connect(lambda _=False, quality=quality: self._change(quality=quality))
+            group.addButton(card)
+            line.addWidget(card)
+        column.addLayout(line)
+
+    def _add_folds(self, column: QVBoxLayout) -> None:
+        theme = self._theme
+        self.split_fold = Fold(theme, "Who is measured on")
+        self.start_fold = Fold(theme, "Where learning begins")
+        self.device_fold = Fold(theme, "What it runs on")
+        self.place_fold = Fold(theme, "Name and folder")
+        self.cluster_fold = Fold(theme, "Run it on a cluster instead")
+        for fold in (self.split_fold, self.start_fold, self.device_fold, self.place_fold, self.cluster_fold):
+            column.addWidget(fold)
+        column.setSpacing(6)
+
+        body = self.split_fold.body
+        body.addWidget(
+            label("Nobody is ever measured on a patient it has learnt from. Splits are by patient.", "secondary", True)
+        )
+        line = QHBoxLayout()
+        line.setSpacing(8)
+        self.split_choice = Segments(
+            (
+                (HoldOut, "Keep some apart", "Some patients are kept apart; everybody else is learnt from"),
+                (Folds, "Everybody once", "Folds: everybody is measured on once, which takes so many times as long"),
+            ),
+            "Who is measured on",
+        )
+        self.split_choice.chosen.connect(self._choose_split)
+        self.split_count = QSpinBox()
+        self.split_count.setAccessibleName("How many")
+        self.split_count.setMinimumWidth(64)
+        self.split_count.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.split_count.valueChanged.connect(self._count_split)
+        self.fewer = IconButton(theme, "minus", "One fewer")
+        self.more = IconButton(theme, "plus", "One more")
+        self.fewer.clicked.connect(self.split_count.stepDown)
+        self.more.clicked.connect(self.split_count.stepUp)
+        self.split_words = label("", "secondary")
+        for part in (self.split_choice, self.fewer, self.split_count, self.more, self.split_words):
+            line.addWidget(part)
+        line.addStretch()
+        body.addLayout(line)
+        self.split_table = QGridLayout()
+        self.split_table.setHorizontalSpacing(18)
+        self.split_table.setVerticalSpacing(3)
+        body.addLayout(self.split_table)
+
+        body = self.start_fold.body
+        body.addWidget(
+            label(
+                "Beginning with a model that has seen brains takes fewer patients. It must never have seen those that "
+                "are measured on: a model's card names whom it learned from.",
+                "secondary",
+                wrap=True,
+            )
+        )
+        self.start_button = MenuButton(theme, "Weights to begin with")
+        self.start_button.setMaximumWidth(320)
+        self.start_button.setMenu(QMenu(self.start_button))
+        body.addWidget(self.start_button)
+
+        self._device_rows = QVBoxLayout()
+        self._device_rows.setSpacing(4)
+        self.device_fold.body.addLayout(self._device_rows)
+        self.device_buttons: dict[str, QAbstractButton] = {}
+
+        grid = QGridLayout()
+        grid.setHorizontalSpacing(12)
+        grid.setVerticalSpacing(8)
+        self.name = QLineEdit()
+        self.name.setAccessibleName("Name of the training")
+        self.name.setMaximumWidth(320)
+        self.name.textEdited.connect(lambda text: self._change(name=text.strip()))
+        self.folder = ElidedLabel("", "secondary")
+        self.folder.setMinimumWidth(200)
+        self.folder_button = push("Choose", "", "Another folder for the training and its models")
+        self.folder_button.clicked.connect(self.browse_folder)
+        grid.addWidget(label("Name", "secondary"), 0, 0)
+        grid.addWidget(self.name, 0, 1)
+        grid.addWidget(label("Folder", "secondary"), 1, 0)
+        place = QHBoxLayout()
+        place.setSpacing(8)
+        place.addWidget(self.folder, 1)
+        place.addWidget(self.folder_button)
+        grid.addLayout(place, 1, 1)
+        grid.setColumnStretch(1, 1)
+        self.place_fold.body.addLayout(grid)
+
+        body = self.cluster_fold.body
+        body.addWidget(
+            label(
+                "Writes the study, the list of patients and a Slurm script into a folder. Copy it and the scans to the "
+                "cluster, submit the script, and open the folder here again when it is done.",
+                "secondary",
+                wrap=True,
+            )
+        )
+        line = QHBoxLayout()
+        line.setSpacing(8)
+        self.cluster_counts: dict[str, QSpinBox] = {}
+        for name, words, value, most in (
+            ("gpus", "GPUs a node", 1, 16),
+            ("nodes", "Nodes", 1, 64),
+            ("hours", "Hours", 24, 240),
+        ):
+            line.addWidget(label(words, "secondary"))
+            box = QSpinBox()
+            box.setRange(1, most)
+            box.setValue(value)
+            box.setAccessibleName(words)
+            box.setMinimumWidth(52)
+            box.setAlignment(Qt.AlignmentFlag.AlignCenter)
+            self.cluster_counts[name] = box
+            line.addWidget(box)
+            line.addSpacing(6)
+        self.cluster_button = push("Write the files", "", "Choose where to; nothing is sent anywhere")
+        self.cluster_button.clicked.connect(self.write_for_cluster)
+        line.addWidget(self.cluster_button)
+        line.addStretch()
+        body.addLayout(line)
+
+    # Changes
+
+    def _change(self, **fields: Any) -> None:
+        plan = self.wizard.plan
+        if plan is not None:
+            self.wizard.set_plan(replace(plan, **fields))
+
+    def _change_student(self, number: int, chosen: tuple[Sequence, ...]) -> None:
+        plan = self.wizard.plan
+        if plan is not None:
+            students = list(plan.students)
+            students[number] = chosen
+            self._change(students=tuple(students))
+
+    def _add_student(self) -> None:
+        plan = self.wizard.plan
+        if plan is None:
+            return
+        # The next that is not there yet: one sequence, then pairs.
+        pairs = [(a, b) for a in Sequence for b in Sequence if list(Sequence).index(a) < list(Sequence).index(b)]
+        offers = [*((sequence,) for sequence in Sequence), *pairs]
+        new = next((offer for offer in offers if set(offer) <= set(plan.teacher) and offer not in plan.students), None)
+        if new is not None:
+            self._change(students=(*plan.students, new))
+
+    def _remove_student(self, number: int) -> None:
+        plan = self.wizard.plan
+        if plan is not None:
+            self._change(students=(*plan.students[:number], *plan.students[number + 1 :]))
+
+    def _choose_split(self, kind: object) -> None:
+        count = self._usable_count()
+        if kind is Folds:
+            self._change(split=Folds(min(5, max(2, count))))
+        elif kind is HoldOut:
+            self._change(split=HoldOut(max(1, round(count / 5))))
+
+    def _count_split(self, count: int) -> None:
+        plan = self.wizard.plan
+        if plan is not None:
+            self._change(split=Folds(count) if isinstance(plan.split, Folds) else HoldOut(count))
+
+    def _usable_count(self) -> int:
+        patients = self.wizard.patients
+        return len(patients.having(())) if patients is not None else 0
+
+    def browse_folder(self) -> None:
+        """Choose where the training's folder is made."""
+        plan = self.wizard.plan
+        if plan is None:
+            return
+        name = QFileDialog.getExistingDirectory(self, "Where to put the training", str(plan.folder))
+        if name:
+            self._change(folder=Path(name))
+
+    def write_for_cluster(self) -> None:
+        """Choose where to, then write everything a cluster needs."""
+        plan = self.wizard.plan
+        if plan is None:
+            return
+        name = QFileDialog.getExistingDirectory(self, "Write the files for a cluster", str(Path.home()))
+        if not name:
+            return
+        counts = {key: box.value() for key, box in self.cluster_counts.items()}
+        self.wizard.write_for_cluster(Path(name), SCRIPT, **counts)
+
+    # What is shown
+
+    def _page_changed(self) -> None:
+        if self.wizard.page is Page.PLAN:
+            self._ask_devices()
+            self._update()
+
+    def _update(self) -> None:
+        plan, patients = self.wizard.plan, self.wizard.patients
+        if plan is None or patients is None:
+            return
+        self._update_students(plan, patients)
+        self.teacher.set(plan.teacher)
+        count = len(patients.having(plan.teacher))
+        self.teacher_words.setText(f"{_patients(count)} have all of these")
+        for box, on in ((self.any_box, plan.any_student), (self.baseline_box, plan.baseline)):
+            box.blockSignals(True)
+            box.setChecked(on)
+            box.blockSignals(False)
+        self.qualities[plan.quality].setChecked(True)
+        self._update_split(plan)
+        self._update_start(plan)
+        self._update_devices(plan)
+        if self.name.text().strip() != plan.name:
+            self.name.setText(plan.name)
+        self.folder.setText(str(plan.folder))
+        self.folder.setToolTip(str(plan.folder))
+        self.place_fold.say(plan.name)
+        why = plan.why_not(patients, self.wizard.wizard.models)
+        self.cluster_button.setEnabled(not why)
+        self.cluster_button.setToolTip(why or "Choose where to; nothing is sent anywhere")
+        self.summary.show_plan(plan, patients)
+        self._later.start()
+
+    def _update_students(self, plan: Plan, patients: Patients) -> None:
+        if len(self.student_rows) != len(plan.students):
+            clear(self._students)
+            self.student_rows, self.remove_buttons, self._student_words = [], [], []
+            for number, student in enumerate(plan.students):
+                line = QHBoxLayout()
+                line.setSpacing(14)
+                choice = SequenceChoice(f"Student {number + 1}", student, partial(self._change_student, number))
+                words = label("", "secondary")
+                remove = IconButton(self._theme, "x", "Train no such student")
+                remove.clicked.connect(lambda _=False, number=number: self._remove_student(number))
+                line.addWidget(choice)
+                line.addWidget(words)
+                line.addStretch()
+                line.addWidget(remove)
+                self._students.addLayout(line)
+                self.student_rows.append(choice)
+                self.remove_buttons.append(remove)
+                self._student_words.append(words)
+        several = len(plan.students) + plan.any_student > 1
+        for number, student in enumerate(plan.students):
+            self.student_rows[number].set(student)
+            count = len(patients.having(student))
+            self._student_words[number].setText(f"learns from {_patients(count)}")
+            self.remove_buttons[number].setEnabled(several)
+            self.remove_buttons[number].say("Train no such student" if several else "At least one student is trained")
+
+    def _update_split(self, plan: Plan) -> None:
+        count = self._usable_count()
+        folds = isinstance(plan.split, Folds)
+        self.split_choice.set(Folds if folds else HoldOut)
+        value = plan.split.count if isinstance(plan.split, Folds) else plan.split.patients
+        self.split_count.blockSignals(True)
+        self.split_count.setRange(2 if folds else 1, max(2, min(10, count)) if folds else max(1, count - 1))
+        self.split_count.setValue(value)
+        self.split_count.blockSignals(False)
+        self.split_words.setText("folds" if folds else f"of {_patients(count)}")
+        if isinstance(plan.split, Folds):
+            self.split_fold.say(f"Everybody once, in {plan.split.count} folds")
+        else:
+            self.split_fold.say(f"{value} of {_patients(count)} are kept apart")
+
+    def _update_start(self, plan: Plan) -> None:
+        titles = {"": SCRATCH} | {card.name: f"{card.title} {card.version}" for card in self.wizard.wizard.models}
+        chosen = titles.get(plan.start_from, plan.start_from)
+        self.start_button.setText(chosen)
+        self.start_button.setAccessibleName(f"Weights to begin with: {chosen}")
+        self.start_fold.say(chosen)
+        menu = self.start_button.menu()
+        menu.clear()
+        for name, title in titles.items():
+            entry = action(title, self)
+            entry.setParent(menu)
+            entry.setCheckable(True)
+            entry.setChecked(name == plan.start_from)
+            entry.triggered.connect(lambda _=False, name=name: self._change(start_from=name))
+            menu.addAction(entry)
+
+    # Devices
+
+    def _ask_devices(self) -> None:
+        if self._asked_devices:
+            return
+        self._asked_devices = True
+
+        def found(devices: list[Device]) -> None:
+            self.devices = devices
+            clear(self._device_rows)
+            self.device_buttons = {}
+            group = QButtonGroup(self)
+            for device in devices:
+                button = QRadioButton(device_in_words(device))
+                button.setEnabled(device.usable)
+                button.setToolTip(device.why_not)
+                button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+                button.clicked.connect(lambda _=False, kind=device.kind: self._change(device=kind))
+                group.addButton(button)
+                self._device_rows.addWidget(button)
+                self.device_buttons[device.kind] = button
+            self._update()
+            self._measure_if_wise()
+
+        def failed(error: Exception) -> None:
+            self._asked_devices = False
+            self.wizard.fail(error, "Looking for what to train on stopped")
+
+        self._jobs.run(look_for_devices, on_finished=found, on_failed=failed, topic="devices")
+
+    def _update_devices(self, plan: Plan) -> None:
+        chosen = next((device for device in self.devices if device.kind == plan.device), None)
+        self.device_fold.say(device_in_words(chosen) if chosen is not None else "Looking")
+        if plan.device in self.device_buttons:
+            self.device_buttons[plan.device].setChecked(True)
+
+    @property
+    def device(self) -> Device | None:
+        """What the plan runs on, once it is known what there is."""
+        plan = self.wizard.plan
+        return next((device for device in self.devices if plan is not None and device.kind == plan.device), None)
+
+    # Measuring
+
+    @property
+    def measuring(self) -> bool:
+        """Whether this machine is being measured."""
+        return self._measuring is not None
+
+    def _measure_if_wise(self) -> None:
+        """Twenty seconds of work nobody asked for are given once for a device, where training is possible at all."""
+        plan, device = self.wizard.plan, self.device
+        wanted = self.wizard.page is Page.PLAN and self.wizard.training is None
+        if wanted and plan is not None and device is not None and device.usable and plan.device not in self.paces:
+            self.measure()
+
+    def measure(self) -> None:
+        """Try on this machine how long a step takes."""
+        from trainer.estimate import measure
+
+        plan = self.wizard.plan
+        if plan is None or self._measuring is not None or not installing.torch_is_here():
+            return
+
+        def done(pace: Pace) -> None:
+            self._measuring = None
+            self.paces[plan.device] = pace
+            self.summary.show_measuring(None)
+            self._add_up()
+
+        def failed(error: Exception) -> None:
+            self._measuring = None
+            self.summary.show_measuring(None)
+            self.wizard.fail(error, "Measuring stopped")
+
+        def cancelled() -> None:
+            self._measuring = None
+            self.summary.show_measuring(None)
+
+        self.summary.show_measuring(0.0)
+        self._measuring = self._jobs.run(
+            measure,
+            plan.device,
+            plan,
+            on_finished=done,
+            on_failed=failed,
+            on_cancelled=cancelled,
+            on_progress=lambda fraction, _: self.summary.show_measuring(fraction),
+            queue=Queue.COMPUTING,
+        )
+
+    def stop_measuring(self) -> None:
+        """Go on without knowing how long it takes."""
+        if self._measuring is not None:
+            self._measuring.cancel()
+
+    def _add_up(self) -> None:
+        plan, patients = self.wizard.plan, self.wizard.patients
+        if plan is None or patients is None:
+            return
+        self._measure_if_wise()
+
+        def done(sums: Sums) -> None:
+            self.sums = sums
+            self._show_sums()
+
+        self._jobs.run(
+            add_up,
+            plan,
+            patients,
+            self.wizard.volumes,
+            self.paces.get(plan.device),
+            not plan.why_not(patients, self.wizard.wizard.models),
+            on_finished=done,
+            on_failed=lambda error: self.wizard.fail(error, "Adding up stopped"),
+            topic="sums",
+        )
+
+    def _show_sums(self) -> None:
+        plan, sums = self.wizard.plan, self.sums
+        if plan is None:
+            return
+        for quality, card in self.qualities.items():
+            found = sums.estimates.get(quality)
+            card.show_time(time_left(found.seconds_low, found.seconds_high) if found is not None else "")
+        self.summary.show_sums(sums.estimates.get(plan.quality), sums.disk_free_gb, self.device)
+        self._show_split(sums.split)
+
+    def _show_split(self, split: Split | None) -> None:
+        clear(self.split_table)
+        if split is None:
+            return
+        volumes = self.wizard.volumes
+        groups = [(f"Fold {number}", names) for number, names in enumerate(split.held_out, 1)]
+        if len(groups) == 1:
+            groups = [("Kept apart", split.held_out[0])]
+        if split.learnt_from:
+            groups.append(("Learnt from", split.learnt_from))
+        row = 0
+        for title, names in groups:
+            sizes = sorted(volumes[name] for name in names if name in volumes)
+            middle = f", median tumour {sizes[len(sizes) // 2]:.0f} ml" if sizes else ""
+            self.split_table.addWidget(
+                label(f"{title.upper()}: {_patients(len(names))}{middle}", "caption"), row, 0, 1, 3
+            )
+            row += 1
+            # Down the columns, as lists of names are read.
+            deep = -(-len(names) // 3)
+            for number, name in enumerate(names):
+                size = f"  {volumes[name]:.0f} ml" if name in volumes else ""
+                self.split_table.addWidget(label(f"{name}{size}", "secondary"), row + number % deep, number // deep)
+            row += deep
+            self.split_table.setRowMinimumHeight(row, 6)
+            row += 1
+
+    # torch
+
+    @property
+    def installing(self) -> bool:
+        """Whether torch is being installed."""
+        return self._installing is not None
+
+    def install_torch(self) -> None:
+        """Add what training needs; the user has just agreed to it."""
+        if self._installing is not None:
+            return
+
+        def ended() -> None:
+            self._installing = None
+            self.summary.show_installing("")
+
+        def done(_: None) -> None:
+            ended()
+            self._asked_devices = False
+            self.wizard.tell(Problem("Everything that training needs is installed.", note=True))
+            self._ask_devices()
+            self.wizard.page_changed.emit()
+
+        def failed(error: Exception) -> None:
+            ended()
+            self.wizard.fail(error, "The installation stopped")
+
+        self.summary.show_installing("Asking which packages are needed")
+        self._installing = self._jobs.run(
+            installing.install_torch,
+            on_finished=done,
+            on_failed=failed,
+            on_cancelled=ended,
+            on_progress=lambda _, words: self.summary.show_installing(words),
+            queue=Queue.COMPUTING,
+        )
+
+    def stop_installing(self) -> None:
+        """Install nothing after all."""
+        if self._installing is not None:
+            self.summary.show_installing("Stopping")
+            self._installing.cancel()
+
+
+def device_in_words(device: Device) -> str:
+    """``"Processor, 8 cores: 12 GB free"``."""
+    free = f": {device.free_gb:.0f} GB free" if device.free_gb is not None and device.usable else ""
+    return f"{device.title}{free}" if device.usable else f"{device.title}: {device.why_not}"
+
+
+def _patients(count: int) -> str:
+    return "one patient" if count == 1 else f"{count} patients"
+
+
+class Summary(QFrame):
+    """Right of the questions: what will happen, how long it takes, and what has to be there for it.
+
+    Args:
+        theme: The colours.
+        page: What is asked of it.
+    """
+
+    def __init__(self, theme: Theme, page: PlanPage) -> None:
+        super().__init__()
+        self._page = page
+        self.setObjectName("detail")
+        self.setFixedWidth(SUMMARY_WIDTH)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(20, 22, 20, 20)
+        column.setSpacing(4)
+        column.addWidget(label("WHAT WILL HAPPEN", "caption"))
+        self._runs = QVBoxLayout()
+        self._runs.setSpacing(10)
+        column.addSpacing(4)
+        column.addLayout(self._runs)
+        column.addSpacing(18)
+        column.addWidget(label("HOW LONG", "caption"))
+        self.time = label("", "figure")
+        column.addWidget(self.time)
+        self.on_what = label("", "secondary", wrap=True)
+        column.addWidget(self.on_what)
+        column.addSpacing(4)
+        self.progress = QProgressBar()
+        self.progress.setRange(0, 1000)
+        self.progress.setTextVisible(False)
+        self.progress.setAccessibleName("Measuring this machine")
+        column.addWidget(self.progress)
+        line = QHBoxLayout()
+        self.measure_button = push("Measure again", "link")
+        self.measure_button.clicked.connect(self._measure_or_stop)
+        line.addWidget(self.measure_button)
+        line.addStretch()
+        column.addLayout(line)
+        column.addSpacing(14)
+        column.addWidget(label("WHAT IT NEEDS", "caption"))
+        self.needs = [label("", "secondary", wrap=True) for _ in range(2)]
+        for words in self.needs:
+            column.addWidget(words)
+        column.addStretch()
+        column.addWidget(self._make_torch())
+        self.show_measuring(None)
+        self.show_installing("")
+
+    def _make_torch(self) -> QFrame:
+        self.torch = QFrame()
+        self.torch.setObjectName("note")
+        self.torch.setProperty("grave", True)
+        column = QVBoxLayout(self.torch)
+        column.setContentsMargins(14, 12, 12, 12)
+        column.setSpacing(8)
+        self.torch_words = label("", "", wrap=True)
+        column.addWidget(self.torch_words)
+        self.torch_doing = label("", "secondary", wrap=True)
+        column.addWidget(self.torch_doing)
+        self.torch_progress = QProgressBar()
+        self.torch_progress.setRange(0, 0)
+        self.torch_progress.setTextVisible(False)
+        self.torch_progress.setAccessibleName("Installing torch")
+        column.addWidget(self.torch_progress)
+        self.torch_button = push("Install torch", "primary")
+        self.torch_button.clicked.connect(self._install_or_stop)
+        column.addWidget(self.torch_button)
+        return self.torch
+
+    def show_plan(self, plan: Plan, patients: Patients) -> None:
+        """What is trained, in its order."""
+        clear(self._runs)
+        held = ""
+        if isinstance(plan.split, HoldOut):
+            held = f"Every model is measured on the {_patients(plan.split.patients)} kept apart."
+        else:
+            held = f"Each is trained {plan.split.count} times, and once more on everybody for the app."
+        lines = [("Teacher", named(plan.teacher))]
+        for student in plan.students:
+            lines += [("Baseline", named(student))] if plan.baseline else []
+            lines.append(("Student", named(student)))
+        if plan.any_student:
+            lines += [("Baseline", "any subset")] if plan.baseline else []
+            lines.append(("Student", "any subset"))
+        grid = QGridLayout()
+        grid.setHorizontalSpacing(10)
+        grid.setVerticalSpacing(6)
+        grid.setColumnStretch(2, 1)
+        for row, (role, sees) in enumerate(lines):
+            grid.addWidget(label(str(row + 1), "secondary"), row, 0)
+            grid.addWidget(label(role), row, 1)
+            grid.addWidget(label(sees, "secondary"), row, 2)
+        self._runs.addLayout(grid)
+        self._runs.addWidget(label(held, "secondary", wrap=True))
+        self._update_torch()
+
+    def show_sums(self, found: Estimate | None, disk_free_gb: float | None, device: Device | None) -> None:
+        """How long, how much memory and how much disk; what is not known is not said."""
+        self.time.setText(time_left(found.seconds_low, found.seconds_high) if found is not None else "Not measured yet")
+        self.on_what.setText(device.title if device is not None else "")
+        memory = disk = ""
+        if found is not None:
+            free = f" of {device.free_gb:.0f} GB free" if device is not None and device.free_gb is not None else ""
+            memory = f"Memory: {found.memory_mb / 1000:.1f} GB{free}"
+            room = f" of {disk_free_gb:.0f} GB free" if disk_free_gb is not None else ""
+            disk = f"Disk: {max(0.1, found.disk_mb / 1000):.1f} GB{room}"
+        elif disk_free_gb is not None:
+            disk = f"Disk: {disk_free_gb:.0f} GB free"
+        self.needs[0].setText(memory)
+        self.needs[1].setText(disk)
+
+    def show_measuring(self, fraction: float | None) -> None:
+        """How far the measurement of this machine is; ``None`` for none under way."""
+        under_way = fraction is not None
+        self.progress.setVisible(under_way)
+        self.progress.setValue(round(1000 * (fraction or 0)))
+        if under_way:
+            self.time.setText("Measuring")
+            self.on_what.setText("Some real steps on made-up patients, for about 20 seconds.")
+        words = "Skip" if under_way else "Measure again" if self._page.paces else "Measure this machine"
+        self.measure_button.setText(words)
+        self.measure_button.setAccessibleName(words)
+        if not under_way:
+            plan = self._page.wizard.plan
+            found = self._page.sums.estimates.get(plan.quality) if plan is not None else None
+            self.show_sums(found, self._page.sums.disk_free_gb, self._page.device)
+
+    def _measure_or_stop(self) -> None:
+        if self._page.measuring:
+            self._page.stop_measuring()
+        else:
+            self._page.measure()
+
+    # torch
+
+    def _update_torch(self) -> None:
+        here = installing.torch_is_here()
+        self.torch.setVisible(not here or self._page.installing)
+        self.measure_button.setVisible(here)
+        if here:
+            return
+        why = installing.why_not_install()
+        words = "Training needs torch, which is not installed yet"
+        self.torch_words.setText(f"{words}. {why}" if why else f"{words}: {installing.room_in_words()}.")
+        self.torch_button.setVisible(not why)
+
+    def show_installing(self, words: str) -> None:
+        """What the installation is at; empty when there is none."""
+        under_way = bool(words)
+        self.torch_doing.setVisible(under_way)
+        self.torch_progress.setVisible(under_way)
+        self.torch_doing.setText(words)
+        self.torch_button.setText("Stop" if under_way else "Install torch")
+        unpacking = words.startswith(installing.UNPACKING)
+        stopping = words == "Stopping"
+        self.torch_button.setEnabled(not unpacking and not stopping)
+        self.torch_button.setToolTip(
+            "Packages are being unpacked; stopping now would leave half of them." if unpacking else ""
+        )
+        self._update_torch()
+
+    def _install_or_stop(self) -> None:
+        if self._page.installing:
+            self._page.stop_installing()
+        else:
+            self._page.install_torch()

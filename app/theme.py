@@ -208,6 +208,7 @@ QToolTip {{ background: {c.raised}; color: {c.text}; border: 1px solid {c.hairli
 #section[last="true"] {{ border-bottom: none; }}
 #wordmark {{ font-size: 15px; font-weight: 500; }}
 #title {{ font-size: {TITLE_PX}px; }}
+#figure {{ font-size: 18px; }}
 #caption {{ font-size: {LABEL_PX}px; color: {c.secondary}; letter-spacing: 0.6px; }}
 #secondary {{ color: {c.secondary}; }}
 #small {{ font-size: {LABEL_PX}px; color: {c.secondary}; }}
@@ -257,6 +258,22 @@ QToolButton#icon {{
 QToolButton#icon:hover {{ background: {hover}; }}
 QToolButton#icon:checked {{ background: {blend(c.text, c.raised, 0.10)}; }}
 QToolButton#icon:focus {{ border: 1px solid {c.accent}; }}
+QPushButton#chip {{
+    background: transparent; color: {c.secondary}; padding: 0 14px; min-height: 28px; max-height: 28px; min-width: 34px;
+}}
+QPushButton#chip:hover {{ color: {c.text}; background: {c.raised}; }}
+QPushButton#chip:checked {{
+    background: {blend(c.accent, c.panel, 0.20)}; color: {c.text}; border: 1px solid {blend(c.accent, c.panel, 0.6)};
+}}
+QPushButton#chip:focus {{ border: 1px solid {c.accent}; }}
+QRadioButton {{ spacing: 7px; border: 1px solid transparent; border-radius: 4px; padding: 3px 4px 3px 0; }}
+QRadioButton:focus {{ border: 1px solid {c.accent}; }}
+QRadioButton:disabled {{ color: {faint}; }}
+QRadioButton::indicator {{
+    width: 13px; height: 13px; border: 1px solid {c.secondary}; border-radius: 7px; background: {c.panel};
+}}
+QRadioButton::indicator:checked {{ border: 4px solid {c.accent}; width: 7px; height: 7px; }}
+QRadioButton::indicator:disabled {{ border-color: {c.hairline}; }}
 QPushButton#segment {{
     background: transparent; border: 1px solid transparent; color: {c.secondary}; padding: 0 10px;
     min-height: 24px; max-height: 24px; border-radius: 5px;

@@ -33,6 +33,7 @@ from app.cards import Banner, DropTargets
 from app.controls import label, push
 from app.jobs import Jobs
 from app.patients_page import PatientsPage
+from app.plan_page import PlanPage
 from app.shortcuts import bind
 from app.theme import LABEL_PX, RADIUS, Theme, blend, body_font
 from app.welcome import Emblem
@@ -109,6 +110,8 @@ class TrainingWizard(QMainWindow):
     def _make_page(self, page: Page) -> QWidget:
         if page is Page.PATIENTS:
             return PatientsPage(self._theme, self._jobs, self.wizard)
+        if page is Page.PLAN:
+            return PlanPage(self._theme, self._jobs, self.wizard)
         return QWidget()
 
     def _make_foot(self) -> QWidget:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import QObject, Qt, Signal
 
 from app.jobs import Job, Jobs
-from app.telling import Teller
+from app.telling import Problem, Teller
 from engine.progress import Progress
 from trainer.wizard import Page, Wizard
 
@@ -389,3 +389,42 @@ class WizardModel(Teller):
             self.wizard.plan = plan
             self.plan_changed.emit()
             self.page_changed.emit()
+
+    @property
+    def volumes(self) -> dict[str, float]:
+        """The whole tumour of each patient in ml, where it is known."""
+        return {
+            name: report.facts.whole_tumour_ml
+            for name, report in self.reports.items()
+            if report.facts.whole_tumour_ml is not None
+        }
+
+    def write_for_cluster(self, folder: Path, script: str, gpus: int, nodes: int, hours: int) -> None:
+        """Write the training's folder with a batch script in it, and start nothing here."""
+        plan, patients = self.plan, self.patients
+        if plan is None or patients is None:
+            return
+        start = next((card for card in self.wizard.models if card.name == plan.start_from), None)
+        volumes = self.volumes
+
+        def write(progress: Progress) -> Path:
+            from engine.files import whole_file
+            from trainer.training import Training
+
+            progress.check()
+            place = folder / plan.name
+            Training.create(place, plan.study(patients, volumes), patients, start)
+            with whole_file(place / script) as partial:
+                partial.write_text(plan.slurm_script(gpus, nodes, hours), encoding="utf-8")
+            return place
+
+        def written(place: Path) -> None:
+            words = f"Everything for the cluster is in {place}. Submit it there with: sbatch {script}"
+            self.tell(Problem(words, note=True))
+
+        self._jobs.run(
+            write,
+            on_finished=written,
+            on_failed=lambda error: self.fail(error, "Writing for the cluster stopped"),
+            topic="cluster",
+        )
