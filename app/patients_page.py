@@ -108,7 +108,7 @@ class Column(Enum):
 COLUMNS = tuple(Column)
 # Where the window is narrow, what the detail beside the table says too makes room for the findings, in this order.
 DISPENSABLE = (Column.CORE, Column.SOURCE, Column.TUMOUR)
-LEAST_FOR_FINDINGS = 210
+LEAST_FOR_FINDINGS = 200
 SORT = Qt.ItemDataRole.UserRole
 MARK = Qt.ItemDataRole.UserRole + 1
 

@@ -283,7 +283,7 @@ QPushButton#segment:checked {{ background: {blend(c.text, c.raised, 0.10)}; colo
 QPushButton#segment:focus {{ border: 1px solid {c.accent}; }}
 #segments {{ background: {c.raised}; border: 1px solid {c.hairline}; border-radius: {RADIUS}px; }}
 
-QPushButton#menu {{ text-align: left; padding-right: 30px; }}
+QPushButton#menu {{ text-align: left; padding: 0 30px 0 12px; }}
 QPushButton#finding {{
     background: transparent; border: 1px solid transparent; border-radius: {RADIUS}px; padding: 0 8px;
     text-align: left; min-height: 24px; max-height: 24px;

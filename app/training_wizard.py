@@ -236,12 +236,15 @@ class Rail(QFrame):
         self.area.setWidget(inside)
         column.addWidget(self.area, 1)
         self.new_button = push("New training", "flat", "Begin with other patients; what runs goes on")
+        self.new_button.setStyleSheet("text-align: left;")
         self.new_button.clicked.connect(wizard.begin_anew)
         column.addWidget(self.new_button)
         self.rows: list[TrainingRow] = []
         self._timer = QTimer(self)
         self._timer.setInterval(REFRESH_MS)
         self._timer.timeout.connect(self.refresh)
+        theme.changed.connect(self._update_icon)
+        self._update_icon()
         for signal in (wizard.page_changed, wizard.patients_changed, wizard.examining_changed, wizard.plan_changed,
                        wizard.busy_changed):  # fmt: skip
             signal.connect(self._update)
@@ -278,6 +281,9 @@ class Rail(QFrame):
             step.setToolTip(why or ("" if number == here else f"Go to {page.value}"))
             step.show_state(here=number == here, done=number < here, words=self._words(page))
         self.new_button.setVisible(wizard.training is not None or wizard.patients is not None)
+
+    def _update_icon(self) -> None:
+        self.new_button.setIcon(self._theme.icon("plus"))
 
     def _words(self, page: Page) -> str:
         """What was decided on a page, in a few words."""
