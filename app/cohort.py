@@ -115,22 +115,6 @@ def _spread(name: str, values: list[float]) -> dict[str, float]:
     }
 
 
-def patients_learnt_from(card: ModelCard) -> frozenset[str]:
-    """Names of the patients a model was trained on, its teacher's and its pre-training's included where the card says.
-
-    Args:
-        card: Its ``training`` is the configuration as saved beside the weights.
-    """
-    names: set[str] = set()
-    waiting: list[Any] = [card.training]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, Mapping):
-            names.update(str(name) for name in part.get("train_cases", ()))
-            waiting.extend(part.values())
-    return frozenset(names)
-
-
 class Models:
     """The models of one run, each opened, and with that checked against its hashes, once.
 
@@ -220,5 +204,5 @@ def _score(
     found = inference.segment(subject, card, progress.part(0.2, 1.0), network=network, use=choice.used)
     assert case.segmentation is not None
     scores = metrics.score(found.label_map, nifti.read_label_map(case.segmentation, meaning))
-    learnt_from = case.name in patients_learnt_from(card)
+    learnt_from = case.name in card.learnt_from
     return CaseScore(case.name, card.name, choice.used, scores, learnt_from, found.seconds)

@@ -301,6 +301,18 @@ class ModelCard:
         return self.calibration.by_sequences.get(joined(used), self.calibration.regions)
 
     @property
+    def learnt_from(self) -> frozenset[str]:
+        """Names of the patients it was trained on, its teacher's and its pre-training's where the card says so."""
+        names: set[str] = set()
+        waiting: list[Any] = [self.training]
+        while waiting:
+            part = waiting.pop()
+            if isinstance(part, Mapping):
+                names.update(str(name) for name in part.get("train_cases", ()))
+                waiting.extend(part.values())
+        return frozenset(names)
+
+    @property
     def fingerprint(self) -> str:
         """One SHA-256 for the whole model: the card's text, and through it every file."""
         text = json.dumps(self.to_json(), sort_keys=True, ensure_ascii=False)

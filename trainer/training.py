@@ -38,10 +38,11 @@ from engine.errors import Cancelled, UserError
 from engine.files import shown, unwritten, whole_file
 from engine.model_card import ModelCard
 from engine.progress import Progress
-from engine.volume import SUBSETS, Sequence
+from engine.volume import Sequence
 from trainer import comparison
 from trainer import study as trainer_study
 from trainer.comparison import Comparison, PatientScore, Summary
+from trainer.estimate import SCORING_SECONDS, segmentations
 from trainer.events import (
     Acknowledged,
     Event,
@@ -64,7 +65,6 @@ _COMMANDS, _LOCK, _LOG, _ELSEWHERE = "command", "lock", "log", "elsewhere.json"
 _LOOK_SECONDS = 0.05  # how soon the process sees that it was asked for something
 _LOCK_SECONDS = 3.0  # how long it waits for whoever only looks whether the lock is free
 _PACES = 40  # reports of steps that say how fast it goes now
-_SCORING_SECONDS = (2.0, 15.0)  # for one patient and set of sequences, on a quick and a slow machine
 _TAUGHT = 1.4  # how much longer a step takes with a teacher looking on, where it was not measured yet
 
 
@@ -332,6 +332,11 @@ class Training:
             tuple(path.parent.name for path in pending),
         )
 
+    def scored(self) -> tuple[str, ...]:
+        """Names of the runs that are measured already."""
+        names = [run.config.name for run in self.planned if run.scored]
+        return tuple(name for name in names if (self.places.runs / name / trainer_study.SCORES).exists())
+
     def _last_words(self) -> str:
         """The last line of its process' log."""
         try:
@@ -541,13 +546,13 @@ class _Heard:
             scored = not run.scored or (places.runs / name / trainer_study.SCORES).exists()
             low, typical, high, known = self._pace(run)
             steps_done = config.steps if trained else min(self._steps.get(name, 0), config.steps)
-            to_score = _scored_times(run)
-            whole = typical * config.steps + to_score * statistics.fmean(_SCORING_SECONDS)
+            to_score = segmentations(run)
+            whole = typical * config.steps + to_score * statistics.fmean(SCORING_SECONDS)
             total_cost += whole
             done_cost += whole if trained and scored else typical * steps_done
             margin = (1.0, 1.0) if known else (0.8, 1.5)
-            left[0] += (config.steps - steps_done) * low * margin[0] + (not scored) * to_score * _SCORING_SECONDS[0]
-            left[1] += (config.steps - steps_done) * high * margin[1] + (not scored) * to_score * _SCORING_SECONDS[1]
+            left[0] += (config.steps - steps_done) * low * margin[0] + (not scored) * to_score * SCORING_SECONDS[0]
+            left[1] += (config.steps - steps_done) * high * margin[1] + (not scored) * to_score * SCORING_SECONDS[1]
             if not (trained and scored):
                 undone.append((name == self._running, trained, -place))
         everything = not undone
@@ -593,14 +598,6 @@ class _Heard:
 
 def _taught(planned: list[Planned], name: str) -> bool:
     return any(run.config.distillation is not None for run in planned if run.config.name == name)
-
-
-def _scored_times(run: Planned) -> int:
-    """How many segmentations the scoring of a run is."""
-    if not run.scored:
-        return 0
-    sets = sum(set(subset) <= set(run.config.sequences) for subset in SUBSETS) if run.config.sequence_dropout else 1
-    return sets * len(run.config.validation_cases)
 
 
 def title_of(run: Planned, planned: Iterable[Planned]) -> str:
