@@ -112,7 +112,8 @@ class _Training:
         self._best = self._best_so_far()
         self._scored: Kept | None = None
         self._meter = _Meter(config, device)
-        self._saved_at, self._saved_step = time.monotonic(), self._position.step
+        self._saved_at = time.monotonic()
+        self._saved = self._position.step, self._position.validated
         size = sum(parameter.numel() for parameter in task.network.parameters())
         emit(Started(config.name, device.type, config.steps, self._position.step, size))
 
@@ -128,9 +129,9 @@ class _Training:
                 if position.step >= config.steps:
                     break
                 with self._meter.stopped():
-                    orders.check()
                     if time.monotonic() - self._saved_at > config.checkpoint_seconds:
                         self._save()
+                    orders.check()
                 if not orders.keep:
                     self._step()
             if orders.keep and position.step == 0:
@@ -141,8 +142,9 @@ class _Training:
                 # Told to keep the best before there was any: it comes with a score all the same.
                 self._validate()
         except Cancelled:
-            # The disk may be full now: that the last steps are lost has to be said.
-            self._write_state()
+            # Should the disk be full now, it has to be said that the last steps are lost.
+            if self._saved != (position.step, position.validated):
+                self._write_state()
             self._emit(Stopped(position.step))
             raise
         except torch.AcceleratorError as error:
@@ -237,7 +239,7 @@ class _Training:
         """Write the state where it is not on disk yet; a full disk is told of, and tried again at the next time."""
         position = self._position
         self._saved_at = time.monotonic()
-        if position.step > self._saved_step:
+        if self._saved != (position.step, position.validated):
             with self._unless_full():
                 self._emit(Saved(position.step, str(self._write_state())))
 
@@ -245,7 +247,7 @@ class _Training:
         position, learner = self._position, self._learner
         position.sums = {name: float(total) for name, total in self._sums.items()}
         path = checkpoint.save_state(self._folder, position, learner.task, learner.average, learner.optimiser)
-        self._saved_step = position.step
+        self._saved = position.step, position.validated
         return path
 
     def _best_so_far(self) -> Kept | None:
