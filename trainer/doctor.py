@@ -22,7 +22,7 @@ from engine import nifti, sequences
 from engine.errors import NotFinite, SequenceProblem, UserError
 from engine.inference import LARGEST_BRAIN_ML
 from engine.nifti import Convention
-from engine.preprocessing import to_canonical
+from engine.preprocessing import background, to_canonical
 from engine.progress import Progress
 from engine.volume import (
     REST_OF_WHOLE_TUMOUR,
@@ -31,6 +31,7 @@ from engine.volume import (
     LabelMap,
     Sequence,
     Subject,
+    bounding_box,
     in_order,
     in_words,
 )
@@ -392,9 +393,14 @@ def thumbnail(patient: Patient, progress: Progress) -> Thumbnail:
     at = int(areas.argmax()) if areas.any() else turned.shape[2] // 2
     sizes = [grid.spacing[axes.index(world)] for world in (0, 1)]
 
+    shown = np.logical_or.reduce([volume.data != background(volume.data) for volume in subject.values()])
+    box = bounding_box(to_canonical(shown, axes, signs)[:, :, at][:, :, None])
+    # With a little room around the head; to the end of the array where all of it holds signal.
+    frame = [slice(None), slice(None)] if box is None else [_roomy(part) for part in box[:2]]
+
     def seen(data: NDArray[Any]) -> NDArray[Any]:
         # Columns from the patient's right, rows from the front; the nearest voxel of each square pixel.
-        picture = to_canonical(data, axes, signs)[::-1, ::-1, at].T
+        picture = to_canonical(data, axes, signs)[:, :, at][tuple(frame)][::-1, ::-1].T
         step = min(sizes)
         across, down = (
             np.minimum((np.arange(round(n * size / step)) * step / size).astype(int), n - 1)
@@ -408,6 +414,11 @@ def thumbnail(patient: Patient, progress: Progress) -> Thumbnail:
         grey = np.clip((seen(volume.data) - low) / (high - low), 0, 1) * 255
         images.append(np.rint(grey).astype(np.uint8))
     return Thumbnail(tuple(subject), np.stack(images), seen(labels))
+
+
+def _roomy(part: slice) -> slice:
+    room = round(0.03 * (part.stop - part.start))
+    return slice(max(0, part.start - room), part.stop + room)
 
 
 def _window(data: FloatArray) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from engine.preprocessing import background, to_canonical
 from engine.progress import Progress
-from engine.volume import FloatArray, LabelArray, LabelMap, Mask, Sequence, Subject, Volume, bounding_box
+from engine.volume import Box, FloatArray, Grid, LabelArray, LabelMap, Mask, Sequence, Subject, bounding_box
 
 COARSE_MM = 3.0
 # Of coarse voxels: 54 ml, less than any brain. Below it there is nothing to compare.
@@ -95,39 +95,44 @@ def gather(subject: Subject, mask: LabelMap | None, largest_brain_ml: float, pro
         Cancelled: Asked to stop.
     """
     floors = {sequence: background(volume.data) for sequence, volume in subject.items()}
-    shown: dict[Sequence, Mask] = {}
+    together: Mask = np.zeros(subject.grid.shape, bool, order="F")
+    counts = {}
     for sequence, volume in subject.items():
         progress.check()
-        shown[sequence] = volume.data != floors[sequence]
-    counts = {sequence: int(np.count_nonzero(where)) for sequence, where in shown.items()}
+        shown = volume.data != floors[sequence]
+        counts[sequence] = int(np.count_nonzero(shown))
+        together |= shown
     signal_ml = max(counts.values()) * subject.grid.voxel_ml
     skull_on = signal_ml > largest_brain_ml
-    together = _union(shown.values())
+    # From here on only the box of the head is looked at: empty space costs time and must not decide where blocks begin.
+    box = bounding_box(together) or (slice(None), slice(None), slice(None))
     whole = max(1, int(np.count_nonzero(together)))
+    images: dict[Sequence, FloatArray] = {}
     greys = {}
     for sequence, volume in subject.items():
         progress.check()
-        greys[sequence] = _greys(volume.data, shown[sequence], counts[sequence] / whole)
-    outside = None if mask is None else _outside(subject, floors, mask.whole_tumour, skull_on)
-    box = bounding_box(together)
-    if box is None:
-        return Evidence(signal_ml, greys, outside)
-    # Only the box of the head is made coarse, so that empty space around it does not decide where blocks begin.
+        images[sequence] = np.asfortranarray(volume.data[box])
+        greys[sequence] = _greys(images[sequence], floors[sequence], counts[sequence] / whole)
+    drawn = None if mask is None else LabelMap(np.asfortranarray(mask.data[box]), _cut(mask.grid, box))
+    outside = None
+    if mask is not None and drawn is not None and mask.data.any():
+        seen = _seen(images, floors, drawn.whole_tumour, skull_on)
+        outside = 1 - seen / np.count_nonzero(mask.data)
     axes, signs = subject.grid.nearest_axes()
     every = _blocks(subject.grid.spacing)
     coarse: dict[Sequence, FloatArray] = {}
-    for sequence, volume in subject.items():
+    for sequence, data in images.items():
         progress.check()
-        turned = to_canonical(_coarse(volume.data[box], every), axes, signs)
+        turned = to_canonical(_coarse(data, every), axes, signs)
         coarse[sequence] = np.asarray(turned, np.float32) - np.float32(floors[sequence])
     brain: Mask = np.logical_and.reduce([data != 0 for data in coarse.values()])
     if np.count_nonzero(brain) < FEWEST_VOXELS:
         return Evidence(signal_ml, greys, outside)
     regions: tuple[Mask, Mask] | None = None
-    if mask is not None and mask.data.any():
+    if drawn is not None and drawn.data.any():
         whole_tumour, core = (
-            to_canonical(_coarse(region[box].astype(np.float32), every), axes, signs)
-            for region in (mask.whole_tumour, mask.tumour_core)
+            to_canonical(_coarse(region.astype(np.float32), every), axes, signs)
+            for region in (drawn.whole_tumour, drawn.tumour_core)
         )
         regions = whole_tumour > 0.5, core > 0.5
     progress.check()
@@ -173,16 +178,18 @@ def outer_faces(labels: LabelArray) -> dict[int, int]:
 # --- what there is ----------------------------------------------------------------------------------------------------
 
 
-def _union(masks: Any) -> Mask:
-    first, *others = masks
-    union: Mask = first.copy()
-    for other in others:
-        union |= other
-    return union
+def _cut(grid: Grid, box: Box) -> Grid:
+    """The part of a grid in a box."""
+    first = np.array([[part.start or 0 for part in box]])
+    affine = np.array(grid.affine)
+    affine[:3, 3] = grid.to_world(first)[0]
+    i, j, k = (len(range(*part.indices(size))) for part, size in zip(box, grid.shape, strict=True))
+    return Grid((i, j, k), affine)
 
 
-def _greys(data: FloatArray, shown: Mask, covers: float) -> Greys:
-    values = data[shown]
+def _greys(data: FloatArray, floor: float, covers: float) -> Greys:
+    flat = data.ravel(order="K")
+    values = flat[flat != floor]
     if not values.size:
         return Greys(0, 1.0, covers)
     sample = values[:: max(1, values.size // 20_000)]
@@ -194,20 +201,15 @@ def _greys(data: FloatArray, shown: Mask, covers: float) -> Greys:
     )
 
 
-def _outside(subject: Subject, floors: Mapping[Sequence, float], mask: Mask, skull_on: bool) -> float | None:
-    drawn = int(np.count_nonzero(mask))
-    if not drawn:
-        return None
-    empty = np.ones(drawn, bool)
-    for sequence, volume in subject.items():
-        floor, values = floors[sequence], volume.data[mask]
+def _seen(images: Mapping[Sequence, FloatArray], floors: Mapping[Sequence, float], mask: Mask, skull_on: bool) -> int:
+    """How many voxels of a mask lie where any image shows something."""
+    seen = np.zeros(int(np.count_nonzero(mask)), bool)
+    for sequence, data in images.items():
+        floor, values = floors[sequence], data.T[mask.T]  # both lie with the first axis fastest
         # With the skull on air is noise: dark, but seldom nought.
-        empty &= values <= floor + 0.05 * (_bright_end(volume) - floor) if skull_on else values == floor
-    return float(np.count_nonzero(empty)) / drawn
-
-
-def _bright_end(volume: Volume) -> float:
-    return float(np.percentile(volume.data[::4, ::4, ::4], 98))
+        bright = float(np.percentile(data[::4, ::4, ::4], 98))
+        seen |= values > floor + 0.05 * (bright - floor) if skull_on else values != floor
+    return int(np.count_nonzero(seen))
 
 
 def _blocks(spacing: tuple[float, float, float]) -> tuple[int, int, int]:
