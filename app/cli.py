@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from engine.registry import Choice, Listing
     from engine.sequences import SubjectFiles
     from engine.volume import Sequence, Subject
+    from trainer.doctor import Report
 
 REGION_TITLES = {"whole_tumour": "Whole tumour", "tumour_core": "Core"}
 
@@ -263,6 +264,58 @@ def evaluate(
             f"{its} scores say nothing about new patients."
         )
     return 2 if scores.failed else 0
+
+
+@gliascope.command("check")
+def check(
+    data: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A cohort: its folder, a table (.csv), or a patients.json.")
+    ],
+    labels: Annotated[
+        str, typer.Option("--labels", help="Convention of the labels of those masks that do not tell it.")
+    ] = "",
+    usable_only: Annotated[
+        bool, typer.Option("--usable-only", help="Leave out the patients that cannot be learnt from as they are.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the patients and what was decided here.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Look for what is wrong with the patients of a training; the scans are never changed.
+
+    The exit code is 2 when a patient cannot be learnt from as things are.
+    """
+    from trainer import doctor
+    from trainer.patients import Patients
+
+    convention = _convention(labels)
+    patients = Patients.read(data)
+    with _progress(f"{len(patients)} patients") as progress:
+        report = doctor.examine(patients, progress)
+        if convention is not None:
+            wanted = f"labels:{convention.value}"
+            for finding in report.findings:
+                for repair in finding.repairs:
+                    if repair.key == wanted:
+                        patients = doctor.apply(patients, finding, repair)
+            report = doctor.examine(patients, progress, before=report)
+        if usable_only:
+            for name in {patient.name for patient in report.patients if patient.included and not patient.usable}:
+                patients = doctor.leave_out(patients, name)
+            report = doctor.examine(patients, progress, before=report)
+    if out is not None:
+        patients.write(out)
+    here = [patient for patient in report.patients if patient.included]
+    if as_json:
+        _answer(report.to_json())
+    else:
+        _print(_patients_table(report))
+        for finding in report.findings:
+            if not finding.patient or report.of(finding.patient).included:
+                typer.echo(f"{finding.severity.title}: {finding.sentence}")
+        typer.echo(f"{len(report.usable)} of {len(here)} patients can be learnt from as they are.")
+    return 0 if here and len(report.usable) == len(here) else 2
 
 
 @gliascope.command("demo")
@@ -704,7 +757,7 @@ def _table(*titles: str) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in titles:
-        numbers = title.startswith(("Dice", "HD95", "Patients", "Seconds"))
+        numbers = title.startswith(("Dice", "HD95", "Patients", "Seconds", "Tumour", "Core"))
         table.add_column(title, justify="right" if numbers else "left", no_wrap=numbers)
     return table
 
@@ -757,6 +810,20 @@ def _choice_table(choices: dict[tuple[Sequence, ...], Choice | None]) -> Table:
             numbers += ["" if score.hd95_mean is None else f"{score.hd95_mean:.1f}" for score in found]
             numbers.append(str(choice.patients))
         table.add_row(_titles(present), _titles(choice.used), choice.card.name, *numbers)
+    return table
+
+
+def _patients_table(report: Report) -> Table:
+    from engine.volume import Sequence
+
+    table = _table("Patient", *(sequence.title for sequence in Sequence), "Tumour ml", "Core ml", "Source", "Findings")
+    for patient in report.patients:
+        facts = patient.facts
+        held = ["yes" if sequence in facts.sequences else "" for sequence in Sequence]
+        sizes = ["" if ml is None else f"{ml:.1f}" for ml in (facts.whole_tumour_ml, facts.core_ml)]
+        kinds = dict.fromkeys(finding.kind.title for finding in patient.findings)
+        said = ", ".join(kinds) if patient.included else "left out"
+        table.add_row(patient.name, *held, *sizes, facts.source, said)
     return table
 
 

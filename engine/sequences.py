@@ -248,8 +248,9 @@ def with_truth(paths: Iterable[Path]) -> list[SubjectFiles]:
     found = list(paths)
     problems: list[UserError] = []
     everyone = [subject for folder in found for subject in find_cohort(folder, problems)]
-    if problems:
-        raise problems[0]
+    for problem in problems:
+        if isinstance(problem, SequenceProblem | UnreadableImage):  # what is left out on purpose is none
+            raise problem
     cases = [subject for subject in _named_apart(everyone) if subject.segmentation is not None]
     if not cases:
         names = ", ".join(path.name for path in found)

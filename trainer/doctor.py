@@ -364,6 +364,11 @@ def apply(patients: Patients, finding: Finding, repair: Repair) -> Patients:
     return patients.with_patient(_repaired(patient, repair))
 
 
+def leave_out(patients: Patients, name: str) -> Patients:
+    """The patients with one left out, whatever was found about them."""
+    return patients.with_patient(_repaired(patients.named(name), LEAVE_OUT))
+
+
 def take_in(patients: Patients, name: str) -> Patients:
     """The patients with one that was left out taken in again."""
     patient = patients.named(name)

@@ -759,3 +759,50 @@ def test_a_demo_folder_that_cannot_be_made_is_one_sentence(run: Run, tmp_path: P
     ran = run("demo", "--headless", "--out", tmp_path / "file" / "made")
     assert ran.code == 2
     assert "could not be made" in ran.sentences[-1]
+
+
+# --- check ------------------------------------------------------------------------------------------------------------
+
+
+def test_check_says_what_is_wrong_and_who_can_be_learnt_from(run: Run, tmp_path: Path) -> None:
+    for name in ("anna", "boris", "carla"):
+        phantoms.write_subject(tmp_path / "cohort" / name, truth=True)
+    (tmp_path / "cohort" / "boris" / "boris_seg.nii.gz").unlink()
+    (tmp_path / "cohort" / "carla" / "carla_flair.nii.gz").unlink()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.nii.gz")}
+    ran = run("check", tmp_path / "cohort")
+    assert ran.code == 2
+    assert "Error: boris has no ground truth." in ran.out
+    assert "Note: carla has no FLAIR." in ran.out
+    assert "2 of 3 patients can be learnt from as they are." in ran.out
+    manifest = tmp_path / "out" / "patients.json"
+    ran = run("check", tmp_path / "cohort", "--usable-only", "--out", manifest, "--json")
+    assert ran.code == 0
+    assert [patient["included"] for patient in ran.answer["patients"]] == [True, False, True]
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.nii.gz")} == before
+    ran = run("check", manifest)
+    assert ran.code == 0
+    assert "2 of 2 patients can be learnt from as they are." in ran.out
+    assert "boris has no ground truth" not in ran.out
+
+
+def test_check_takes_the_answer_about_labels_and_keeps_it(run: Run, tmp_path: Path) -> None:
+    for name in ("anna", "boris"):
+        folder = phantoms.write_subject(tmp_path / "cohort" / name)
+        on = phantoms.grid("LPS")
+        phantoms.write(folder / f"{name}_seg.nii.gz", phantoms.tumour(on).data, np.array(on.affine))
+    ran = run("check", tmp_path / "cohort")
+    assert ran.code == 2
+    assert "does not say what its labels mean (1, 2)" in ran.out
+    assert run("check", tmp_path / "cohort", "--labels", "brats-2023", "--out", tmp_path / "patients.json").code == 0
+    record = json.loads((tmp_path / "patients.json").read_text())
+    assert {patient["convention"] for patient in record["patients"]} == {"brats-2023"}
+    assert run("check", tmp_path / "patients.json").code == 0
+
+
+def test_check_tells_what_is_no_cohort_in_one_sentence(run: Run, tmp_path: Path) -> None:
+    ran = run("check", tmp_path / "nowhere")
+    assert (ran.code, len(ran.sentences)) == (2, 1)
+    assert "is not there" in ran.err
+    (tmp_path / "cohort.csv").write_text("age\n5\n")
+    assert "is not a table of patients" in run("check", tmp_path / "cohort.csv").err
