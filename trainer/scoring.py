@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine import inference, metrics
+from engine import inference, metrics, nifti
 from engine.errors import UserError
 from engine.files import whole_file
 from engine.metrics import RegionScore
@@ -32,6 +32,7 @@ from trainer.comparison import REAL, SHIFTED, SIMULATED, Row, write_rows
 from trainer.config import TrainConfig
 from trainer.patients import Patients
 from trainer.shift import shift
+from trainer.study import MASKS, mask_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,7 +66,7 @@ class Wanted:
 
 
 def score(folder: Path, wanted: Wanted, progress: Progress) -> None:
-    """Score a finished run and write ``scores.csv`` and ``calibration.npz`` into its folder.
+    """Score a finished run and write ``scores.csv`` and ``calibration.npz`` into its folder, and what it found.
 
     Args:
         folder: The run folder.
@@ -81,6 +82,7 @@ def score(folder: Path, wanted: Wanted, progress: Progress) -> None:
     chosen = [config.sequences]
     if config.sequence_dropout > 0:
         chosen = [subset for subset in SUBSETS if set(subset) <= set(config.sequences)]
+    (folder / MASKS).mkdir(exist_ok=True)
     rows: list[Row] = []
     counts = np.zeros((len(config.validation_cases), len(chosen), len(REGIONS), 2, len(LOGIT_EDGES) - 1), np.int64)
     with tempfile.TemporaryDirectory() as temporary:
@@ -98,7 +100,10 @@ def score(folder: Path, wanted: Wanted, progress: Progress) -> None:
                 for place, used in enumerate(chosen):
                     if not patient.has(used):
                         continue
-                    found, histogram = _score_real(images, labels, used, card, opened, progress)
+                    keep = cohort == REAL and used == config.sequences
+                    found, histogram = _score_real(
+                        images, labels, used, card, opened, (folder, name) if keep else None, progress
+                    )
                     rows += [_row(config, wanted, cohort, used, name, *one) for one in found]
                     if cohort == REAL:
                         counts[number, place] = histogram
@@ -127,11 +132,15 @@ def _score_real(
     used: tuple[Sequence, ...],
     card: ModelCard,
     network: Network,
+    kept: tuple[Path, str] | None,
     progress: Progress,
 ) -> tuple[list[Measured], np.ndarray]:
-    """The measures of one patient, and ``(regions, 2, bins)``: voxels in the brain, and those of them in the truth."""
+    """The measures of one patient, and ``(regions, 2, bins)``: voxels in the brain, and those of them in the truth.
+
+    ``kept`` gives the run's folder and the patient's name where the masks are to be kept.
+    """
     result = inference.segment(subject, card, progress.part(0, 1), network=network, use=used)
-    measured = list(_at_every_threshold(result.probabilities, card, truth))
+    measured = list(_at_every_threshold(result.probabilities, card, truth, kept))
     histogram = np.zeros((len(REGIONS), 2, len(LOGIT_EDGES) - 1), np.int64)
     for place, (region, mask) in enumerate(zip(REGIONS, (truth.whole_tumour, truth.tumour_core), strict=True)):
         probability = result.probabilities[region]
@@ -177,11 +186,16 @@ def _score_simulated(
 
 
 def _at_every_threshold(
-    probabilities: Mapping[str, FloatArray], card: ModelCard, truth: LabelMap
+    probabilities: Mapping[str, FloatArray],
+    card: ModelCard,
+    truth: LabelMap,
+    kept: tuple[Path, str] | None = None,
 ) -> Iterator[Measured]:
     for threshold in THRESHOLDS:
         at = replace(card, threshold=dict.fromkeys(REGIONS, threshold))
         found = inference.to_label_map(probabilities, at, truth.grid)
+        if kept is not None:
+            nifti.write_label_map(found, mask_path(*kept, threshold))
         for region, one in metrics.score(found, truth).items():
             yield region, threshold, one
 

@@ -29,6 +29,7 @@ FORMAT = 1
 EVERY = tuple(Sequence)
 CONFIGS = "configs"
 SCORES = "scores.csv"
+MASKS = "masks"
 MODEL = "model:"
 """What a recipe's ``start_from`` begins with where a model is meant and not a recipe."""
 _LOOK_SECONDS = 0.2  # how soon a request to stop is seen; ends of workers are seen at once
@@ -252,6 +253,11 @@ def run_name(recipe: str, sequences: Iterable[Sequence], held_out: tuple[int, ..
     what = "all" if len(chosen) == len(EVERY) else joined(chosen)
     whom = f"without{'+'.join(map(str, held_out))}" if held_out else "everyone"
     return f"{recipe}-{what}-{whom}-seed{seed}"
+
+
+def mask_path(run: Path, case: str, threshold: float) -> Path:
+    """Where a run's folder holds what it found in a held-out patient, given all its sequences, at a threshold."""
+    return run / MASKS / f"{case}-{threshold:g}.nii.gz"
 
 
 @dataclass(frozen=True)
