@@ -28,6 +28,7 @@ from engine.volume import Grid, LabelMap, Sequence, Volume
 CASES = "cases.npz"
 FRAME_MS = 450
 KEPT = 96
+OPACITY = 0.35
 SEGMENTS_UP_TO = 4
 
 
@@ -50,8 +51,7 @@ def read_cases(path: Path, progress: Progress) -> tuple[PreviewCase, ...]:
     """The patients a run shows while it learns.
 
     Args:
-        path: ``cases.npz``: ``names (P,)``, ``sequences (C,)``, ``images (P, C, i, j, k)`` float16, ``truth (P, i, j,
-            k)`` uint8 label maps, and ``affine (4, 4)`` or ``(P, 4, 4)``.
+        path: ``cases.npz`` as `trainer.validation` writes it.
         progress: Checked at each patient.
 
     Raises:
@@ -61,16 +61,23 @@ def read_cases(path: Path, progress: Progress) -> tuple[PreviewCase, ...]:
         with np.load(path, allow_pickle=False) as stored:
             names = [str(name) for name in stored["names"]]
             sequences = [Sequence(str(name)) for name in stored["sequences"]]
-            images, truth, affines = stored["images"], stored["truth"], stored["affine"]
+            images, truth = stored["images"], stored["truth"]
+            spacing = float(stored["spacing_mm"])
     except (OSError, ValueError, KeyError) as error:
         raise UserError("The patients to watch cannot be read", f"{path.name}: {error}", "") from error
     cases = []
     for place, name in enumerate(names):
         progress.check()
-        grid = Grid(truth[place].shape, affines[place] if affines.ndim == 3 else affines)
+        # Prepared arrays run to the patient's right, front and head; where the head lay in the scanner is of no matter.
+        grid = Grid(truth[place].shape, np.diag([spacing, spacing, spacing, 1.0]))
+        seen = images[place].astype(np.float32)
+        # Normalised scans have their mean at nought, and nought around the head: that would be a grey room.
+        outside = ~seen.any(axis=0)
+        for channel in seen:
+            channel[outside] = channel.min()
         layers: dict[LayerKey, Layer] = {
-            sequence: Layer.of(Volume(images[place, channel].astype(np.float32), grid, sequence))
-            for channel, sequence in enumerate(sequences)
+            sequence: Layer.of(Volume(channel, grid, sequence))
+            for sequence, channel in zip(sequences, seen, strict=True)
         }
         cases.append(PreviewCase(name, layers, Mask.of(LabelMap(truth[place], grid), {})))
     return tuple(cases)
@@ -222,7 +229,7 @@ class Previews(QWidget):
         failed: Something went wrong that nobody can mend here: what was raised.
     """
 
-    watched = Signal(str)
+    watched = Signal(object)
     failed = Signal(object)
 
     def __init__(self, theme: Theme, jobs: Jobs) -> None:
@@ -378,6 +385,7 @@ class Previews(QWidget):
             row = []
             for place in range(3):
                 model = ViewerModel(self)
+                model.set_overlay(opacity=OPACITY)
                 view = PreviewView(model)
                 self._grid.addWidget(view, number + 1, place)
                 row.append(_Cell(model, view))
@@ -466,7 +474,7 @@ class Previews(QWidget):
         runs = self._columns
         dark = QColor(self._theme.colours.panel).lightness() < 128
         self._choose_base(runs)
-        self.titles[0].setText("Truth")
+        self.titles[0].setText("Truth, dashed in the others")
         for place, run in enumerate(runs, start=1):
             cells = [row[place] for row in self.cells]
             if run is None:

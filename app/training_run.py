@@ -132,9 +132,9 @@ class TrainPage(QWidget):
         unseen = "Comes with the first validation."
         self.whole_plot = CurvePlot(theme, "Whole tumour, Dice on full validation images", 1.0, unseen)
         self.core_plot = CurvePlot(theme, "Core, Dice on full validation images", 1.0, unseen)
-        self.hard_plot = CurvePlot(theme, "Loss against the truth", None, "Comes with the first steps.")
+        self.hard_plot = CurvePlot(theme, "Hard loss, against the truth", None, "Comes with the first steps.")
         self.distillation_plot = CurvePlot(
-            theme, "Loss against the teacher", None, "Comes when a student learns from its teacher."
+            theme, "Distillation loss, against the teacher", None, "Comes when a student learns from its teacher."
         )
         column = QVBoxLayout()
         column.setContentsMargins(0, 0, 2 * GAP, 0)
@@ -206,9 +206,9 @@ class TrainPage(QWidget):
 
     # What is shown
 
-    def watch_kind(self, kind: str) -> None:
+    def watch_kind(self, kind: object) -> None:
         """Look at another kind of run, and stay with it."""
-        self._kind, self._chosen = kind, True
+        self._kind, self._chosen = str(kind), True
         self._update()
 
     def _follow(self) -> None:
@@ -324,14 +324,17 @@ class TrainPage(QWidget):
         # Of many students the one that is watched has its name on the curve; teacher and baseline always have.
         pupils = sum(kind.startswith("Student") for kind in course.kinds) if course is not None else 0
 
+        def name(run: RunCourse) -> str:
+            return run.plan.kind if pupils > 1 else run.plan.role.value.capitalize()
+
         def strong(run: RunCourse) -> bool:
             return id(run) in leading and (not pupils > 2 or run.plan.kind in (watched, "Teacher"))
 
         for plot, region in ((self.whole_plot, WHOLE), (self.core_plot, CORE)):
-            plot.show_series([_scores(run, region, strong(run)) for run in runs if run.scores], end)
+            plot.show_series([_scores(run, name(run), region, strong(run)) for run in runs if run.scores], end)
         terms: tuple[tuple[CurvePlot, Callable[[RunCourse], Series]], ...] = (
-            (self.hard_plot, lambda run: _loss(run, "hard", strong(run))),
-            (self.distillation_plot, lambda run: _loss(run, "distillation", strong(run))),
+            (self.hard_plot, lambda run: _loss(run, name(run), "hard", strong(run))),
+            (self.distillation_plot, lambda run: _loss(run, name(run), "distillation", strong(run))),
         )
         for plot, series in terms:
             plot.show_series([made for run in runs if (made := series(run)).y.size], end)
@@ -447,19 +450,19 @@ def _gigabytes(memory_mb: float | None) -> str:
     return f"{memory_mb:.0f} MB" if memory_mb < 1000 else f"{memory_mb / 1024:.1f} GB"
 
 
-def _scores(run: RunCourse, region: str, strong: bool) -> Series:
+def _scores(run: RunCourse, name: str, region: str, strong: bool) -> Series:
     values = np.array([score.dice[region] for score in run.scores], float)
     best = run.best
     place = run.scores.index(best) if best is not None and strong else None
     steps = np.array([score.step for score in run.scores], float)
-    return Series(run.plan.kind, run.plan.role, steps, values, best=place, strong=strong)
+    return Series(name, run.plan.role, steps, values, best=place, strong=strong)
 
 
-def _loss(run: RunCourse, term: str, strong: bool) -> Series:
+def _loss(run: RunCourse, name: str, term: str, strong: bool) -> Series:
     pairs = [(report.step, getattr(report, term)) for report in run.reports]
     known = [(step, value) for step, value in pairs if value is not None]
     steps, raw = (np.array([pair[place] for pair in known], float) for place in (0, 1))
     return Series(
-        run.plan.kind, run.plan.role, steps, smoothed(raw), raw=raw if strong else np.zeros(0), strong=strong,
+        name, run.plan.role, steps, smoothed(raw), raw=raw if strong else np.zeros(0), strong=strong,
         words="{:.3f}",
     )  # fmt: skip
