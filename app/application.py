@@ -50,6 +50,7 @@ def run(paths: SequenceOf[Path], segment: bool = False) -> int:
     window.show()
     if not window.settings.notice_read:
         window.show_notice()
+    QTimer.singleShot(0, window, window.find_training)
     if paths:
         # After the first picture of the window, which should not wait for a file.
         QTimer.singleShot(0, window, lambda: window.open(list(paths), segment))

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import platformdirs
 from PySide6.QtCore import QByteArray, QMimeData, QPoint, Qt, QTimer
 from PySide6.QtGui import (
     QAction,
@@ -65,6 +66,7 @@ from engine.errors import CannotWrite
 from engine.volume import Sequence
 
 if TYPE_CHECKING:
+    from app.training_background import TrainingBackground
     from app.training_wizard import TrainingWizard
     from app.wizard_model import Look
     from engine.model_card import ModelCard
@@ -113,6 +115,7 @@ class MainWindow(QMainWindow):
         self._brush = BrushTool(self.corrections, model)
         self.cases = Cases(model, session, jobs, self.corrections, settings, self)
         self.wizard: TrainingWizard | None = None
+        self._background: TrainingBackground | None = None
         self.banner = Banner(theme, session)
         self.banner.volume_chosen.connect(session.choose_volume)
         self.readout = Readout(model)
@@ -603,6 +606,7 @@ class MainWindow(QMainWindow):
             self._training_jobs = Jobs(self)
             model = WizardModel(self._training_jobs, installed_models, self)
             model.look_wanted.connect(self.look)
+            model.training_changed.connect(lambda: self.background.follow(model.training))
             self.wizard = TrainingWizard(self.theme, self._training_jobs, model)
         if self.wizard.isMinimized():
             self.wizard.showNormal()
@@ -610,6 +614,28 @@ class MainWindow(QMainWindow):
         self.wizard.raise_()
         self.wizard.activateWindow()
         return self.wizard
+
+    @property
+    def background(self) -> TrainingBackground:
+        """A training seen from here: made when there may be one, as it brings all of the trainer with it."""
+        if self._background is None:
+            from app.training_background import TrainingBackground
+
+            self._background = TrainingBackground(self.theme, self.jobs, self, self._surface, self._show)
+            self._background.open_wanted.connect(self.show_training)
+        return self._background
+
+    def find_training(self) -> None:
+        """Follow a training that goes on from before this window was opened."""
+        if trainings_folder().is_dir():
+            self.background.find()
+
+    def show_training(self) -> None:
+        """Open the wizard on the training that is under way."""
+        training = self.background.watch.training
+        model = self.show_wizard().wizard
+        if training is not None and model.training is None:
+            model.look_at(training)
 
     def look(self, wanted: Look) -> None:
         """Open a patient of a training, to be compared with its truth or with what a network made of it."""
@@ -988,6 +1014,9 @@ class MainWindow(QMainWindow):
         self.ortho.split(settings.splits or QByteArray())
 
     def closeEvent(self, event: QCloseEvent) -> None:
+        if self._background is not None and not self._background.may_close():
+            event.ignore()
+            return
         if self.isFullScreen():
             self.toggle_full_screen()
         self.settings.geometry = self.saveGeometry()
@@ -1002,6 +1031,8 @@ class MainWindow(QMainWindow):
             self.wizard.close()
             self.wizard.deleteLater()
             self._training_jobs.close()
+        if self._background is not None:
+            self._background.close()
         self.session.close()
         self.jobs.close()
         super().closeEvent(event)
@@ -1012,6 +1043,11 @@ def installed_models() -> tuple[ModelCard, ...]:
     from engine import registry
 
     return registry.list_models().models
+
+
+def trainings_folder() -> Path:
+    """That of `trainer.training.home`, told without the second it takes to load what a training needs."""
+    return platformdirs.user_data_path("Gliascope", appauthor=False) / "trainings"
 
 
 def dropped_paths(mime: QMimeData) -> list[Path]:

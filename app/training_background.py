@@ -30,10 +30,11 @@ class TrainingBackground(QObject):
         theme: The colours.
         jobs: Everything that runs away from the UI thread.
         window: Whose title tells of it.
+        surface: What a card covers.
         show_card: Lays a card over the window.
 
     Attributes:
-        watch: Who listens; the Train page may share it.
+        watch: Who listens.
 
     Signals:
         open_wanted: The user wants to see the training.
@@ -41,9 +42,12 @@ class TrainingBackground(QObject):
 
     open_wanted = Signal()
 
-    def __init__(self, theme: Theme, jobs: Jobs, window: QWidget, show_card: Callable[[Card], None]) -> None:
+    def __init__(
+        self, theme: Theme, jobs: Jobs, window: QWidget, surface: QWidget, show_card: Callable[[Card], None]
+    ) -> None:
         super().__init__(window)
-        self._theme, self._jobs, self._window, self._show_card = theme, jobs, window, show_card
+        self._theme, self._jobs, self._show_card = theme, jobs, show_card
+        self._window, self._surface = window, surface
         self._decided = False
         self._tray: QSystemTrayIcon | None = None
         self._drawn = -1
@@ -66,6 +70,11 @@ class TrainingBackground(QObject):
 
         # Nobody asked for it: a folder that cannot be read is told of when the user wants something from it.
         self._jobs.run(running, on_finished=found, on_failed=lambda _: None, queue=Queue.WATCHING)
+
+    def follow(self, training: Training | None) -> None:
+        """Follow the training that the wizard shows; without one, what is under way stays in sight."""
+        if training is not None:
+            self.watch.follow(training)
 
     @property
     def words(self) -> str:
@@ -96,7 +105,7 @@ class TrainingBackground(QObject):
 
     def _question(self) -> Card:
         standing = self.watch.standing
-        card = Card(self._theme, self._window, 560, "A training is under way")
+        card = Card(self._theme, self._surface, 560, "A training is under way")
         card.body.addWidget(label("A training is under way", "title"))
         left = ""
         if standing is not None and standing.seconds_low is not None and standing.seconds_high is not None:

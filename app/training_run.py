@@ -45,13 +45,15 @@ class TrainPage(QWidget):
         theme: The colours.
         jobs: Everything that runs away from the UI thread.
         wizard: Whose training it is.
-        watch: Who listens to it, where somebody else wants to know as well.
+
+    Attributes:
+        watch: Who listens to it.
     """
 
-    def __init__(self, theme: Theme, jobs: Jobs, wizard: WizardModel, watch: TrainingWatch | None = None) -> None:
+    def __init__(self, theme: Theme, jobs: Jobs, wizard: WizardModel) -> None:
         super().__init__()
         self._theme, self._wizard = theme, wizard
-        self.watch = watch if watch is not None else TrainingWatch(jobs, self)
+        self.watch = TrainingWatch(jobs, self)
         self._kind = ""
         self._chosen = False
         self._logged = 0
