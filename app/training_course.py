@@ -19,6 +19,7 @@ from trainer.events import (
     FellBack,
     Finished,
     Paused,
+    Preparing,
     Previewed,
     Resumed,
     Saved,
@@ -141,6 +142,7 @@ class RunCourse:
         scores: The same.
         previews: Where the masks of the validation cases lie, by step.
         device: What it is trained on, as the worker said it.
+        preparing: What is done before the first step, or while it is measured, in words; empty while it learns.
     """
 
     plan: Plan
@@ -150,6 +152,7 @@ class RunCourse:
     scores: list[Score] = field(default_factory=list)
     previews: dict[int, Path] = field(default_factory=dict)
     device: str = ""
+    preparing: str = ""
 
     @property
     def share(self) -> float:
@@ -252,12 +255,14 @@ class Course:
         match event:
             case Started():
                 run.forget_after(event.first_step)
-                run.stage, run.device = Stage.WORKING, event.device
+                run.stage, run.device, run.preparing = Stage.WORKING, event.device, ""
                 run.plan = replace(run.plan, steps=event.steps)
                 self.problem = ""
                 begun = f"goes on from step {run.step:,}" if run.step else "begins"
                 size = event.parameters / 1e6
                 self._say(time, f"{title} {begun}: {event.steps:,} steps, {size:.1f} million weights.")
+            case Preparing():
+                run.preparing = event.what
             case StepEnd():
                 self._hear_steps(run, event)
             case Validated():
@@ -276,7 +281,7 @@ class Course:
                 run.stage, run.step = Stage.STOPPED, event.step
                 self._say(time, f"{title} stopped at step {event.step:,}; all is saved.")
             case Finished():
-                run.stage, run.step = Stage.FINISHED, event.step
+                run.stage, run.step, run.preparing = Stage.FINISHED, event.step, ""
                 early = f", with its best weights, of step {event.kept_step:,}" if event.kept == "best" else ""
                 self._say(time, f"{title} is trained{early}.")
             case Failed():

@@ -32,7 +32,7 @@ class Line:
         recipe: As the study calls it.
         role: Teacher, baseline or student.
         sequences: What it read: ``"t1+flair"``.
-        title: What it is called: ``"Student T1"``.
+        title: What it is called: ``"Student, T1"``.
         by_region: How it did.
     """
 
@@ -143,11 +143,11 @@ def outcome_of(training: Training, results: Results, installable: dict[str, str]
 
 
 def title_of(role: Role, sequences: str, any_subset: bool = False) -> str:
-    """What a network is called: ``"Student T1+FLAIR"``."""
+    """What a network is called: ``"Student, T1+FLAIR"``."""
     named = [Sequence(name) for name in sequences.split("+")]
     what = "four sequences" if len(named) == len(Sequence) else "+".join(s.title for s in named)
     given = f"any sequences, given {what}" if any_subset else what
-    return f"{role.value.capitalize()} {given}"
+    return f"{role.value.capitalize()}, {given}"
 
 
 def headline(outcome: Outcome, sequences: str) -> tuple[str, str]:

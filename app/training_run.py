@@ -268,7 +268,8 @@ class TrainPage(QWidget):
         if standing.state is State.FAILED:
             words.append(standing.problem or course.problem)
         if standing.state is not State.DONE and run is not None:
-            words.append(f"step {run.step:,} of {run.plan.steps:,}")
+            reached = f"step {run.step:,} of {run.plan.steps:,}"
+            words.append(run.preparing if run.preparing and standing.state is State.RUNNING else reached)
         if standing.runs > 1 and standing.number:
             words.append(f"run {standing.number} of {standing.runs}")
         if standing.state is State.RUNNING and standing.seconds_low is not None and standing.seconds_high is not None:
@@ -422,7 +423,7 @@ def _set(button: QPushButton, why_not: str, tip: str) -> None:
 def _doing(run: RunCourse | None) -> str:
     if run is not None and run.stage is Stage.FINISHED:
         return "is being measured"
-    return "is learning"
+    return "begins" if run is not None and run.stage is Stage.WAITING else "is learning"
 
 
 def _answer(answers: dict[str, Answer], run: RunCourse | None) -> str:
