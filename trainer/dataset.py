@@ -23,6 +23,7 @@ from trainer.patients import Patient, Patients
 if TYPE_CHECKING:
     import torch
 
+    from trainer.augmentation import Anatomy
     from trainer.simulate import SimulatedPatient
 
 # Larger than any training window, so that a shifted or enlarged window still finds what lies beside it.
@@ -180,6 +181,10 @@ class Examples:
     The same number always gives the same example, so a resumed run sees what an uninterrupted one would have seen, and
     a student the places and looks that its baseline saw.
 
+    A case must have the network's own sequences; one of them is enough where the network learns with sequences left
+    out. What else it lacks it cannot teach: the example of a patient without all of the teacher's sequences carries no
+    ``teacher_images``, and that of one whom no cross-fitted teacher could see no ``target``.
+
     Args:
         config: Cases, sequences, window, augmentation and seed.
         store: Holds the cases.
@@ -187,10 +192,14 @@ class Examples:
         absent: Sequences that the student learns to paint; empty if it does not.
         device: Where cases lie and examples are made.
         progress: Told while the cases load.
-        opinions: Of cross-fitted teachers: ``(2, i, j, k)`` probabilities on each case's own array.
+        opinions: Of cross-fitted teachers: ``(2, i, j, k)`` probabilities on a case's own array, by its name; may lack
+            some.
 
     Attributes:
         window: Voxels of an example: the config's, or smaller where that does not fit into memory.
+
+    Raises:
+        UserError: A case lacks sequences of the network's own, or there is no simulated patient.
     """
 
     def __init__(
@@ -215,16 +224,23 @@ class Examples:
         )
         self._regions = slice(len(held), len(held) + 2)
         self._blend = 0.0 if config.distillation is None else config.distillation.blend
-        self._cases: list[Anatomy] = []
+        self._cases: list[_Laid] = []
         for number, name in enumerate(config.train_cases):
             progress.update(number / len(config.train_cases), f"reading {name}")
             case = store.load(name, progress)
-            arrays = [case.images[case.channels(held)], case.truth]
-            if opinions is not None:
+            there = [sequence for sequence in held if sequence in case.sequences]
+            # Sequences that are left out now and then may as well not be there; the others are missed.
+            any_subset = config.sequence_dropout > 0 and set(there) & set(config.sequences)
+            case.channels(there if any_subset else config.sequences)
+            images = np.zeros((len(held), *case.images.shape[1:]), np.float16)
+            images[[held.index(sequence) for sequence in there]] = case.images[case.channels(there)]
+            arrays = [images, case.truth]
+            if opinions is not None and name in opinions:
                 arrays.append(opinions[name].astype(np.float16))
             whole = torch.from_numpy(np.concatenate(arrays)).to(device)
             # An opinion says something of every voxel, also where there is no brain to ask about.
-            self._cases.append(Anatomy.of(whole, self._regions.stop))
+            anatomy = Anatomy.of(whole, self._regions.stop)
+            self._cases.append(_Laid(anatomy, frozenset(held.index(sequence) for sequence in there)))
         self._device = device
         self._simulated = sorted(Path(config.simulated).glob("*.npy")) if config.simulated else []
         if config.simulated and not self._simulated:
@@ -250,23 +266,25 @@ class Examples:
         if self._simulated and float(torch.rand(1, generator=chance)) < config.simulated_share:
             chosen = int(torch.randint(len(self._simulated), (1,), generator=chance))
             stored = np.load(self._simulated[chosen], mmap_mode="r")
-            case = augmentation.Anatomy.of(torch.from_numpy(stored[self._channels]).to(self._device))
+            anatomy = augmentation.Anatomy.of(torch.from_numpy(stored[self._channels]).to(self._device))
+            case = _Laid(anatomy, frozenset(range(self._regions.start)))
         else:
             epoch, place = divmod(number, len(self._cases))
             order = torch.randperm(len(self._cases), generator=_generator(config.seed, 1, epoch))
             case = self._cases[int(order[place])]
-        cutout = augmentation.spatial(case, self.window, config.spacing_mm, config.augmentation, chance)
+        cutout = augmentation.spatial(case.anatomy, self.window, config.spacing_mm, config.augmentation, chance)
         values = cutout.values
         truth = values[self._regions]
         images = augmentation.intensity(values[self._own], truth, cutout, config.augmentation, chance)
         if config.sequence_dropout > 0 and float(torch.rand(1, generator=chance)) < config.sequence_dropout:
-            images = images * _random_subset(len(self._own), chance).to(images.device)
+            there = [place for place, channel in enumerate(self._own) if channel in case.there]
+            images = images * _random_subset(there, len(self._own), chance).to(images.device)
         parts = {"images": images, "truth": truth}
         if len(values) > self._regions.stop:
             parts["target"] = torch.lerp(truth, values[self._regions.stop :], self._blend)
-        if self._teachers:
+        if self._teachers and case.there.issuperset(self._teachers):
             parts["teacher_images"] = values[self._teachers]
-        if self._absent:
+        if self._absent and case.there.issuperset(self._absent):
             parts["absent"] = values[self._absent]
         return {name: cutout.spread(part)[None] for name, part in parts.items()}
 
@@ -298,14 +316,25 @@ def folds(sizes: dict[str, float], sources: dict[str, str], count: int, seed: in
     return [tuple(sorted(fold)) for fold in dealt]
 
 
-def _random_subset(count: int, generator: torch.Generator) -> torch.Tensor:
-    """``(count, 1)`` of ones and zeros: a subset that is neither empty nor everything, each equally likely."""
+@dataclass(frozen=True, eq=False)
+class _Laid:
+    """A case to cut windows from, and which of its channels are those of sequences that the patient has."""
+
+    anatomy: Anatomy
+    there: frozenset[int]
+
+
+def _random_subset(there: list[int], count: int, generator: torch.Generator) -> torch.Tensor:
+    """``(count, 1)`` of ones and zeros: a subset of ``there``, neither empty nor all of it, each equally likely."""
     import torch
 
-    if count == 1:
-        return torch.ones(1, 1)
-    code = int(torch.randint(1, 2**count - 1, (1,), generator=generator))
-    return torch.tensor([float(code >> bit & 1) for bit in range(count)]).reshape(count, 1)
+    kept = torch.zeros(count, 1)
+    if len(there) == 1:
+        kept[there] = 1
+        return kept
+    code = int(torch.randint(1, 2 ** len(there) - 1, (1,), generator=generator))
+    kept[there] = torch.tensor([[float(code >> bit & 1)] for bit in range(len(there))])
+    return kept
 
 
 def _generator(*numbers: int) -> torch.Generator:

@@ -79,10 +79,11 @@ class DistillationTask(nn.Module):
             batch: ``images`` and ``truth`` as for `SegmentationTask`; as the terms need them, in the same place:
                 ``target``, the truth mixed with the opinion of cross-fitted teachers, ``teacher_images (B, C_t, i, j,
                 k)``, the teacher's sequences, and ``absent (B, C_a, i, j, k)``, the sequences that the student lacks.
+                What patients lack is left out: then the terms that need it count nothing.
 
         Returns:
             ``loss`` and its terms: ``hard`` and those of ``logits``, ``latent``, ``prototypes`` and ``synthesis`` that
-            have a weight.
+            have a weight and what they need.
         """
         wanted = self.distillation
         if max(wanted.latent, wanted.prototypes, wanted.synthesis) > 0:
@@ -93,21 +94,22 @@ class DistillationTask(nn.Module):
             logits = self.network(batch["images"])
         hard = hard_loss(logits, batch.get("target", batch["truth"]))
         terms: dict[str, tuple[float, Tensor]] = {}
-        if max(wanted.latent, wanted.prototypes) > 0:
+        looks_on = "teacher_images" in batch
+        if looks_on and max(wanted.latent, wanted.prototypes) > 0:
             teacher = cast(FoldedUNet, self.teacher)
             with torch.no_grad():
                 taught_deepest, taught_finest = teacher.describe(batch["teacher_images"])
                 taught = teacher.outline(taught_finest)
-        elif wanted.weight > 0:
+        elif looks_on and wanted.weight > 0:
             with torch.no_grad():
                 taught = self.teacher(batch["teacher_images"])
-        if wanted.weight > 0:
+        if looks_on and wanted.weight > 0:
             terms["logits"] = wanted.weight, soft_loss(logits, taught, wanted.temperature)
-        if wanted.latent > 0:
+        if looks_on and wanted.latent > 0:
             terms["latent"] = wanted.latent, latent_loss(self.adapter(deepest), taught_deepest)
-        if wanted.prototypes > 0:
+        if looks_on and wanted.prototypes > 0:
             terms["prototypes"] = wanted.prototypes, prototype_loss(finest, taught_finest, batch["truth"])
-        if wanted.synthesis > 0:
+        if "absent" in batch and wanted.synthesis > 0:
             terms["synthesis"] = wanted.synthesis, synthesis_loss(unfold(self.painter(finest)), batch["absent"])
         loss = hard
         for weight, term in terms.values():

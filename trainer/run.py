@@ -108,7 +108,8 @@ def opinions(
         progress: Checked at each case.
 
     Returns:
-        Of each training case what the teachers that never saw it think: ``(2, i, j, k)`` float32 probabilities.
+        Of each training case what the teachers that never saw it think: ``(2, i, j, k)`` float32 probabilities. A
+        case that lacks sequences of all these teachers is left out.
 
     Raises:
         UserError: A teacher is not finished, or all of them saw a case.
@@ -126,8 +127,10 @@ def opinions(
             what = f"Every cross-fitted teacher of {config.name} was trained on {name}"
             raise UserError(what, "", "Name one that was not, or leave this patient out.")
         case = store.load(name, progress)
-        each = [outline(net, case.images[case.channels(known.sequences)], device) for net, known in strangers]
-        said[name] = np.mean(each, axis=0)
+        able = [(net, known.sequences) for net, known in strangers if set(known.sequences) <= set(case.sequences)]
+        if able:
+            each = [outline(net, case.images[case.channels(needed)], device) for net, needed in able]
+            said[name] = np.mean(each, axis=0)
     return said
 
 
