@@ -338,6 +338,24 @@ QLineEdit {{
     background: {c.panel}; border: 1px solid {c.hairline}; border-radius: {RADIUS}px; padding: 0 8px; min-height: 28px;
     selection-background-color: {c.accent}; selection-color: {c.on_accent};
 }}
+QPlainTextEdit {{
+    background: {c.background}; border: 1px solid {c.hairline}; border-radius: {RADIUS}px; padding: 4px 6px;
+    selection-background-color: {c.accent}; selection-color: {c.on_accent};
+}}
+QPlainTextEdit:focus {{ border: 1px solid {c.accent}; }}
+QPlainTextEdit:disabled {{ color: {faint}; }}
+QComboBox {{
+    background: {c.raised}; border: 1px solid {c.hairline}; border-radius: {RADIUS}px; padding: 0 10px;
+    min-height: 30px; max-height: 30px;
+}}
+QComboBox:hover {{ background: {hover}; }}
+QComboBox:focus {{ border: 1px solid {c.accent}; }}
+QComboBox:disabled {{ color: {faint}; background: {c.panel}; }}
+QComboBox::drop-down {{ border: none; width: 26px; }}
+QComboBox QAbstractItemView {{
+    background: {c.raised}; border: 1px solid {c.hairline}; selection-background-color: {blend(c.accent, c.raised, 0.25)};
+    selection-color: {c.text}; outline: none; padding: 4px;
+}}
 QLineEdit:focus {{ border: 1px solid {c.accent}; }}
 QLineEdit:disabled {{ color: {faint}; }}
 #tools {{ background: {c.panel}; border-top: 1px solid {c.hairline}; border-bottom: 1px solid {c.hairline}; }}

@@ -223,6 +223,7 @@ class ResultPage(QWidget):
         self._later.stop()
         training = self._training
         if training is None:
+            self._jobs.drop(f"results {id(self)}")
             self._say("There are no results before something was trained.")
             return
         if self._outcome is None:
@@ -239,7 +240,7 @@ class ResultPage(QWidget):
     def _take(self, training: Training, outcome: Outcome) -> None:
         if training is not self._training:
             return
-        first = self._outcome is None
+        before = self._outcome
         self._outcome = outcome
         if outcome.pending and self.isVisible():
             self._later.start()
@@ -248,7 +249,7 @@ class ResultPage(QWidget):
             return
         if self._sequences not in outcome.sets:
             self._sequences = outcome.sets[0]
-        if first or self.pages.currentIndex() == 0:
+        if before is None or (before.installable, before.sets) != (outcome.installable, outcome.sets):
             self._offer()
         self.pages.setCurrentIndex(1)
         self._show()
@@ -277,14 +278,17 @@ class ResultPage(QWidget):
             self.set_choice.chosen.connect(self._choose_set)
             self._set_place.addWidget(self.set_choice, 0, Qt.AlignmentFlag.AlignTop)
         chosen = self.run_choice.currentData()
+        # What the user wrote on the card of a run stays, whatever else was measured meanwhile.
+        kept = chosen in outcome.installable
         self.run_choice.clear()
         for run, title in outcome.installable.items():
             self.run_choice.addItem(title, run)
         # The student is what all this was for.
         wanted = next((run for run, title in outcome.installable.items() if title.startswith("Student")), None)
-        place = self.run_choice.findData(chosen if chosen is not None else wanted)
+        place = self.run_choice.findData(chosen if kept else wanted)
         self.run_choice.setCurrentIndex(max(0, place))
-        self._suggest()
+        if not kept:
+            self._suggest()
 
     def _choose_set(self, name: object) -> None:
         self._sequences, self._judged = str(name), None
