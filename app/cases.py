@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,6 +141,47 @@ class Cases(QObject):
 
         self._jobs.run(
             write, on_finished=saved, on_failed=lambda error: self._session.fail(error, "Saving stopped"), topic="case"
+        )
+
+    @property
+    def why_not_learnt_from(self) -> str:
+        """Why the patient cannot be added to the user's training set, in words; empty when he can."""
+        result = self._session.result
+        if result is None or self._session.stage is not Stage.DONE:
+            return "There is no mask yet. Segment and correct it first."
+        if not result.segmentation.edited_by_hand:
+            return "Correct the mask first: a network learns nothing new from its own opinion."
+        return ""
+
+    def learn_from(self) -> None:
+        """Add the patient on the desk, with his corrected mask as truth, to the user's training set."""
+        files, subject, result = self._session.files, self._session.subject, self._session.result
+        if files is None or subject is None or result is None or self.why_not_learnt_from:
+            return
+        indices, resample, _ = self._session.answers
+        # Scans that were left out, such as those on another grid, have no part in the mask.
+        files = replace(files, files={sequence: files.files[sequence] for sequence in subject})
+        volumes = {sequence: indices[path] for sequence, path in files.files.items() if path in indices}
+        segmentation = result.segmentation
+
+        def add(_: Progress) -> str:
+            from trainer import corrected
+
+            added = corrected.add(files, segmentation.label_map, segmentation.edited_by_hand, volumes, resample)
+            return added.name
+
+        def added(name: str) -> None:
+            self._session.tell(
+                Problem(
+                    f'{name} is in your training set. "Train your own" offers it as "corrected patients".', note=True
+                )
+            )
+
+        self._jobs.run(
+            add,
+            on_finished=added,
+            on_failed=lambda error: self._session.fail(error, "Adding to the training set stopped"),
+            topic="learn",
         )
 
     def open(self, path: Path, folder: Path | None = None) -> None:

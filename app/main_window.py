@@ -288,6 +288,7 @@ class MainWindow(QMainWindow):
             ("Save a picture...", "Ctrl+P", self.save_picture),
             ("Close the patient", "Ctrl+W", self.session.close),
             ("Train your own...", "Ctrl+T", self.show_wizard),
+            ("Add to the training set", "", self.cases.learn_from),
         ):
             entry = action(text, self, keys)
             entry.triggered.connect(lambda _=False, act=act: act())
@@ -908,6 +909,7 @@ class MainWindow(QMainWindow):
             ("Save the case", not self.cases.why_not, self.cases.why_not),
             ("Save a picture", bool(session.name), "No patient is open."),
             ("Close the patient", bool(session.name), "No patient is open."),
+            ("Add to the training set", not self.cases.why_not_learnt_from, self.cases.why_not_learnt_from),
         ):
             self.menu_actions[name].setEnabled(possible)
             self.menu_actions[name].setToolTip("" if possible else why)

@@ -26,6 +26,8 @@ from engine.volume import Sequence
 from tests.app.conftest import drop
 from tests.app.test_correcting import away_from_the_tumour, axial, draw
 from tests.engine import phantoms
+from trainer import corrected
+from trainer.patients import Patients
 
 ROOT = Path(__file__).resolve().parents[2]
 CTRL, SHIFT = Qt.KeyboardModifier.ControlModifier, Qt.KeyboardModifier.ShiftModifier
@@ -460,3 +462,29 @@ def test_a_writer_that_was_overtaken_changes_nothing(tmp_path):
     assert path.read_bytes() == before
     assert [kept.last for kept in case_file.kept_for(["a" * 64, "b" * 64], Progress())] == ["new"]
     assert case_file.kept_for(["b" * 64], Progress()) == []
+
+
+def test_a_corrected_patient_becomes_one_to_learn_from(segmented: MainWindow, qtbot) -> None:
+    entry = segmented.menu_actions["Add to the training set"]
+    assert not entry.isEnabled()
+    assert "Correct the mask first" in entry.toolTip()
+    labels = correct(segmented)
+    assert entry.isEnabled()
+    entry.trigger()
+    qtbot.waitUntil(lambda: segmented.session.problem is not None, timeout=10_000)
+    assert "is in your training set" in segmented.session.problem.sentence
+
+    (patient,) = Patients.read(corrected.manifest()).patients
+    assert patient.sequences == tuple(segmented.session.subject)
+    subject = patient.read()
+    assert np.array_equal(patient.read_truth(subject).data, labels)
+    assert "2 changes" in patient.decisions[0]
+
+    # Corrected further and added again: the same patient, with the newer mask.
+    segmented.session.dismiss()
+    qtbot.keyClick(segmented, Qt.Key.Key_Z, CTRL)
+    entry.trigger()
+    qtbot.waitUntil(lambda: segmented.session.problem is not None, timeout=10_000)
+    (patient,) = Patients.read(corrected.manifest()).patients
+    assert np.array_equal(patient.read_truth(subject).data, segmented.model.labels.data)
+    assert not np.array_equal(segmented.model.labels.data, labels)
