@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
@@ -381,8 +382,18 @@ def _write(
     with whole_file(path, check) as partial:
         try:
             save_file(whole, partial, about)
-        except SafetensorError as error:  # what it makes of an error of the system
-            raise OSError(str(error)) from error
+        except SafetensorError as error:
+            raise _system_error(error) from error
+
+
+def _system_error(error: SafetensorError) -> OSError:
+    """What safetensors made a text of: ``"I/O error: No space left on device (os error 28)"``."""
+    number = re.search(r"os error (\d+)", str(error))
+    if number is None:
+        return OSError(str(error))
+    code = int(number[1])
+    # Windows has numbers of its own, which Python translates.
+    return OSError(0, str(error), None, code) if os.name == "nt" else OSError(code, os.strerror(code))
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
