@@ -201,6 +201,38 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """Another model, measured on patients that this one was measured on: which of the two is better there.
+
+    Attributes:
+        model: Name of the other model.
+        title: What people call it.
+        version: Of the other model.
+        sequences: What both looked at: ``"t1+flair"``.
+        patients: How many patients, none of whom either has learnt from.
+        own: What this model reached on them, by region.
+        other: What the other reached on them.
+        published: What the other's own card said it reaches, on other patients.
+    """
+
+    model: str
+    title: str
+    version: str
+    sequences: str
+    patients: int
+    own: Mapping[str, RegionScores]
+    other: Mapping[str, RegionScores]
+    published: Mapping[str, RegionScores]
+
+    def __post_init__(self) -> None:
+        if any(set(scores) != set(REGIONS) for scores in (self.own, self.other, self.published)):
+            raise ValueError("a comparison does not cover exactly whole_tumour and tumour_core")
+        _check_subset_names("comparison", {self.sequences: self.own})
+        if self.patients < 1:
+            raise ValueError("a comparison does not say on how many patients it was made")
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """What ``model.json`` says.
 
@@ -223,6 +255,7 @@ class ModelCard:
         evaluation: What was measured; ``None`` for a model nobody has measured yet.
         calibration: How far probabilities and volumes can be believed; ``None`` where nobody has measured that. Then
             logits go into the sigmoid as they are.
+        beside: What other models reached on the same patients; one entry for each set of sequences that was compared.
         training: The training configuration, as it was saved beside the weights.
         data: What the model was trained on, in words.
         licence: Under which terms weights and data may be used, in words.
@@ -252,6 +285,7 @@ class ModelCard:
     minimum_ml: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(REGIONS, 0.0))
     evaluation: Evaluation | None = None
     calibration: Calibration | None = None
+    beside: tuple[Beside, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     data: str = ""
     licence: str = ""
@@ -294,6 +328,31 @@ class ModelCard:
             return self.evaluation.by_sequences.get(joined(wanted), self.evaluation.regions)
         return self.evaluation.by_sequences.get(joined(wanted))
 
+    def comparable(self, used: Iterable[Sequence]) -> Mapping[str, float] | None:
+        """Mean Dice with these sequences by region, as it would be on the patients that other models were measured on.
+
+        Patients differ in how hard they are. Where another model was measured on this one's patients too, what counts
+        is the difference between both there, added to what the other's card says of it. With sequences that were not
+        compared themselves the patients are taken to be as much easier or harder as with those that were.
+
+        Returns:
+            0..1 by region; ``None`` where nobody has measured this set.
+        """
+        scores = self.scores(used)
+        if scores is None:
+            return None
+        name = joined(used)
+        same = [one for one in self.beside if one.sequences == name]
+        if same:
+            return {r: _share(same[0].published[r].dice_mean + _gain(same[0], r)) for r in REGIONS}
+        easier = {
+            r: sum(one.published[r].dice_mean - one.other[r].dice_mean for one in self.beside) / len(self.beside)
+            if self.beside
+            else 0.0
+            for r in REGIONS
+        }
+        return {r: _share(scores[r].dice_mean + easier[r]) for r in REGIONS}
+
     def calibrated(self, used: Iterable[Sequence]) -> Mapping[str, RegionCalibration] | None:
         """How far probabilities and volumes can be believed with these sequences, by region."""
         if self.calibration is None:
@@ -325,6 +384,8 @@ class ModelCard:
         for name, details in (("evaluation", ("subsets", "by_sequences")), ("calibration", ("by_sequences",))):
             if fields[name] is not None:
                 fields[name] = {key: value for key, value in fields[name].items() if value or key not in details}
+        if not fields["beside"]:
+            del fields["beside"]
         return {"format": FORMAT, **fields}
 
     @classmethod
@@ -417,9 +478,26 @@ def _check_subset_names(what: str, by_sequences: Mapping[str, object]) -> None:
             raise ValueError(f'the {what} is also by "{name}", which names no sequences such as t1+flair')
 
 
+def _gain(beside: Beside, region: str) -> float:
+    return beside.own[region].dice_mean - beside.other[region].dice_mean
+
+
+def _share(dice: float) -> float:
+    return min(1.0, max(0.0, dice))
+
+
+def check_name(name: str) -> None:
+    """See that a model may be called so.
+
+    Raises:
+        ValueError: It may not.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(f'the name "{name}" is not made of a-z, 0-9, ".", "_" and "-" alone')
+
+
 def _check_card(card: ModelCard) -> None:
-    if not _NAME.fullmatch(card.name):
-        raise ValueError(f'the name "{card.name}" is not made of a-z, 0-9, ".", "_" and "-" alone')
+    check_name(card.name)
     if not card.title.strip() or not card.version.strip():
         raise ValueError("the title or the version is empty")
     if not card.sequences or len(set(card.sequences)) != len(card.sequences):
@@ -475,6 +553,7 @@ def _parse(values: Mapping[str, Any], folder: Path) -> ModelCard:
         minimum_ml={r: float(v) for r, v in _table(values, "minimum_ml").items()},
         evaluation=None if evaluation is None else _parse_evaluation(_as(dict, evaluation)),
         calibration=None if calibration is None else _parse_calibration(_as(dict, calibration)),
+        beside=tuple(_parse_beside(_as(dict, one)) for one in _as(list, values.get("beside", []))),
         training=dict(values.get("training", {})),
         data=_as(str, values.get("data", "")),
         licence=_as(str, values.get("licence", "")),
@@ -494,6 +573,19 @@ def _parse_evaluation(values: Mapping[str, Any]) -> Evaluation:
         regions=_parse_scores(_table(values, "regions")),
         subsets={name: _parse_scores(scores) for name, scores in values.get("subsets", {}).items()},
         by_sequences={name: _parse_scores(scores) for name, scores in values.get("by_sequences", {}).items()},
+    )
+
+
+def _parse_beside(values: Mapping[str, Any]) -> Beside:
+    return Beside(
+        model=_as(str, values["model"]),
+        title=_as(str, values["title"]),
+        version=_as(str, values["version"]),
+        sequences=_as(str, values["sequences"]),
+        patients=_as(int, values["patients"]),
+        own=_parse_scores(_table(values, "own")),
+        other=_parse_scores(_table(values, "other")),
+        published=_parse_scores(_table(values, "published")),
     )
 
 

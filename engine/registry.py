@@ -14,7 +14,7 @@ import platformdirs
 
 from engine.errors import BadModel, MissingSequence
 from engine.model_card import TUMOUR_CORE, WHOLE_TUMOUR, ModelCard, RegionScores, Role, sha256
-from engine.volume import SUBSETS, Sequence, in_words
+from engine.volume import SUBSETS, Sequence, in_words, joined
 
 SHIPPED = Path(__file__).resolve().parent.parent / "assets" / "models"
 
@@ -160,7 +160,8 @@ def choose(present: Iterable[Sequence], models: Iterable[ModelCard]) -> Choice:
     What can be picked is a model with all its sequences, or a model for any subset with whichever of its sequences, so
     that one which makes the result worse is left out. The measured Dice (mean of whole tumour and core) with exactly
     these sequences decides; of what is as good within 0.005 that which uses more of what is here, then a model made for
-    just these. What nobody has measured comes last. Baselines exist to compare with and are never picked.
+    just these. What nobody has measured comes last. Baselines exist to compare with and are never picked. A model that
+    was measured beside another on the same patients is compared with it on those: see `ModelCard.comparable`.
 
     Args:
         present: The sequences of the patient.
@@ -214,7 +215,7 @@ def advice(present: Iterable[Sequence], models: Iterable[ModelCard]) -> str:
     """
     here, models = frozenset(present), tuple(models)
     fitting = _candidates(here, models)
-    now = _measured(*_best(fitting)) if fitting else None
+    now = _comparable(*_best(fitting)) if fitting else None
     if fitting and now is None:
         return ""  # there is nothing to compare with
     absent = [sequence for sequence in Sequence if sequence not in here]
@@ -222,7 +223,7 @@ def advice(present: Iterable[Sequence], models: Iterable[ModelCard]) -> str:
         ways = []
         for added in combinations(absent, count):
             then = _candidates(here | set(added), models)
-            reached = _measured(*_best(then)) if then else None
+            reached = _comparable(*_best(then)) if then else None
             if reached is not None and (now is None or _gains(_mean(reached), _mean(now))):
                 ways.append((_mean(reached), added, reached))
         if ways:
@@ -274,13 +275,19 @@ def _candidates(here: frozenset[Sequence], models: tuple[ModelCard, ...]) -> lis
 
 
 def _best(candidates: list[_Candidate]) -> _Candidate:
-    measured = [(_mean(dice), card, used) for card, used in candidates if (dice := _measured(card, used)) is not None]
+    measured = [(_mean(dice), card, used) for card, used in candidates if (dice := _comparable(card, used)) is not None]
     if not measured:
         return max(candidates, key=lambda c: (not c[0].any_subset, len(c[1]), c[0].name, c[1]))
     highest = max(mean for mean, _, _ in measured)
     as_good = [one for one in measured if one[0] >= highest - AS_GOOD]
     _, card, used = max(as_good, key=lambda c: (len(c[2]), not c[1].any_subset, c[0], c[1].name, c[2]))
     return card, used
+
+
+def _comparable(card: ModelCard, used: tuple[Sequence, ...]) -> dict[str, float] | None:
+    """Mean Dice by region, on one scale for all models; ``None`` where nobody has measured it."""
+    dice = card.comparable(used)
+    return None if dice is None else {region: dice[region] for region in _TITLES}
 
 
 def _measured(card: ModelCard, used: tuple[Sequence, ...]) -> dict[str, float] | None:
@@ -318,7 +325,15 @@ def _expected(card: ModelCard, used: tuple[Sequence, ...]) -> str:
         return "It was not measured on any patient yet."
     patients = card.evaluation.patients
     reached = ", ".join(f"{title} {dice[region]:.2f}" for region, title in _TITLES.items())
-    return f"On {patients} {'patient' if patients == 1 else 'patients'} it reached {reached} (Dice)."
+    said = f"On {patients} {'patient' if patients == 1 else 'patients'} it reached {reached} (Dice)."
+    beside = next((one for one in card.beside if one.sequences == joined(used)), None)
+    if beside is None:
+        return said
+    both = " and ".join(f"{beside.other[region].dice_mean:.2f}" for region in _TITLES)
+    of_them = "the same" if beside.patients == patients else f"{beside.patients} of them"
+    if beside.patients < patients:
+        both += ", and it " + " and ".join(f"{beside.own[region].dice_mean:.2f}" for region in _TITLES)
+    return f"{said} The {beside.title} reached {both} on {of_them}."
 
 
 def _gain(added: tuple[Sequence, ...], now: dict[str, float] | None, reached: dict[str, float]) -> str:
