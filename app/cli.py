@@ -194,10 +194,40 @@ def segment(
 
 
 @gliascope.command("models")
-def list_models(as_json: JsonOption = False) -> int:
-    """List the models there are, and which is used for which sequences; Dice and HD95 on patients they had not seen."""
-    from engine import registry
+def list_models(
+    as_json: JsonOption = False,
+    take_in: Annotated[
+        Path | None, typer.Option("--import", metavar="FILE", help="Take in a model from a .gliamodel file.")
+    ] = None,
+    hand_on: Annotated[str, typer.Option("--export", metavar="NAME", help="Write a model as one file.")] = "",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="With --export: the file; NAME.gliamodel if not given.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="With --import: replace a model of the same name.")
+    ] = False,
+) -> int:
+    """List the models there are, and which is used for which sequences; Dice and HD95 on patients they had not seen.
 
+    Or take one in from a file that somebody handed on, or write one as such a file.
+    """
+    from engine import model_file, registry
+
+    if take_in is not None:
+        with _progress(f"Taking in {take_in.name}") as progress:
+            try:
+                card = model_file.read(take_in, registry.folders()[-1], replace, progress)
+            except model_file.ModelExists as error:
+                raise model_file.ModelExists(
+                    error.what, error.why, "Take it in with --replace to replace that one."
+                ) from error
+        typer.echo(f"{card.name}, the {card.title}: {card.folder}")
+        return 0
+    if hand_on:
+        with _progress(f"Writing {hand_on}") as progress:
+            path = model_file.write(registry.find(hand_on), out or Path(f"{hand_on}{model_file.SUFFIX}"), progress)
+        typer.echo(str(path.resolve()))
+        return 0
     listing = registry.list_models()
     choices = _choices(listing)
     if as_json:
@@ -364,14 +394,23 @@ def self_test(as_json: JsonOption = False) -> int:
 
 @gliascope.command("train")
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A training config in JSON.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A training config in JSON, or the folder of a training.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder of the runs; this one gets a folder in it.")] = Path(
         "runs"
     ),
     as_json: Annotated[bool, typer.Option("--json", help="One event a line, in JSON, on stdout.")] = False,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs of each node, for a training's folder.")] = 1,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Nodes of the cluster's job it runs in.")] = 1,
 ) -> int:
-    """Train a model; started again, it goes on where it was stopped."""
+    """Train a model; started again, it goes on where it was stopped.
+
+    The folder of a training, as the window makes it here or for a cluster, holds its study and its patients.
+    """
     _require_torch("train")
+    if config.is_dir():
+        return _train_in(config, as_json, gpus, nodes)
     from trainer import events
     from trainer import run as trainer_run
     from trainer.config import TrainConfig
@@ -400,6 +439,36 @@ def train(
     return 0
 
 
+def _train_in(folder: Path, as_json: bool, gpus: int, nodes: int) -> int:
+    """Carry out a training of the window's, as its own process would."""
+    from trainer import events, training
+
+    chosen = training.Training(folder)
+    titles = {run.config.name: training.title_of(run, chosen.planned) for run in chosen.planned}
+
+    with _progress(f"Training {chosen.name}") as progress, _stops_on_request(progress.cancel):
+
+        def hear(run: str, event: events.Event) -> None:
+            if as_json:
+                with progress.aside():
+                    typer.echo(json.dumps({"run": run, **json.loads(events.to_line(event))}))
+            elif isinstance(event, events.StepEnd):
+                standing = chosen.standing()
+                left = "" if standing.seconds_high is None else f", at most {_duration(standing.seconds_high)} more"
+                progress.update(standing.done, f"{titles[run]}, step {event.step}{left}")
+            elif isinstance(event, events.Validated):
+                dice = ", ".join(f"{REGION_TITLES.get(r, r)} {value:.2f}" for r, value in event.dice.items())
+                with progress.aside():
+                    typer.echo(f"{titles[run]}, step {event.step}: Dice {dice} on {event.cases} patients")
+
+        problems = training.carry_out(chosen, progress, hear, gpus, nodes)
+    for problem in problems:
+        say(problem)
+    if not as_json:
+        typer.echo(f"Results: {(chosen.folder / training.REPORT / 'README.md').resolve()}")
+    return 2 if problems else 0
+
+
 @gliascope.command("study")
 def study(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A study's config in JSON.")],
@@ -426,7 +495,7 @@ def study(
 
     wanted = trainer_study.Study.read(config)
     found = [None if folder is None else folder.resolve() for folder in (simulated, simulated_test)]
-    places = trainer_study.Places(data.resolve(), runs.resolve(), *found)
+    places = trainer_study.Places(data.resolve(), runs.resolve(), found[0], found[1])
     problems: list[str] = []
     if not only_report:
         with _progress(wanted.title) as progress:
@@ -730,6 +799,16 @@ def _progress(title: str) -> Iterator[_Bar]:
     bar = _Bar(title)
     with bar.shown(), _stops_on_interrupt(bar.cancel):
         yield bar
+
+
+@contextlib.contextmanager
+def _stops_on_request(cancel: Callable[[], None]) -> Iterator[None]:
+    """A cluster's request to end, a while before it insists, stops the work where it can be stopped cleanly."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: cancel())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

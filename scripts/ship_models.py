@@ -12,18 +12,13 @@ is written from the cards.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from engine import registry
 from engine.errors import UserError
-from engine.model_card import REGIONS, Calibration, Evaluation, ModelCard, RegionCalibration, RegionScores
-from engine.volume import SUBSETS, in_words, joined
-from trainer import calibration, checkpoint, comparison, scoring
-from trainer.comparison import Row
+from engine.model_card import REGIONS, ModelCard, RegionScores
+from engine.volume import SUBSETS, in_words
+from trainer import checkpoint, comparison, publication, scoring
 from trainer.study import Places, Shipped, Study, run_name
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,98 +74,17 @@ def ship(model: Shipped, study: Study, places: Places, out: Path, version: str) 
     scored = [run for run in runs if (run / scoring.SCORES).exists()]
     if not scored:
         raise UserError(f"Nothing is known of {model.name}", "no run of its recipe is scored", "Carry out the study.")
-    rows = [
-        row for row in comparison.read_rows(run / scoring.SCORES for run in scored) if row.cohort == comparison.REAL
-    ]
     name = run_name(model.recipe, model.sequences, (), model.seed)
     card = checkpoint.export(places.runs / name, out / model.name, model.name, version, DATA, LICENCE, CITATIONS)
-    chosen = sorted({row.sequences for row in rows}, key=lambda names: (names.count("+"), names))
-    # A model has one threshold a region; where it takes any subset, it is chosen on all of them together.
-    pooled = mean_over_subsets(rows, joined(model.sequences)) if card.any_subset else rows
-    thresholds = {
-        region: comparison.best_threshold(pooled, model.recipe, joined(model.sequences), region) for region in REGIONS
-    }
-    scores = _scores(rows)
-    fits = _calibrations(scored, rows, thresholds)
-    own = joined(model.sequences)
-    temperatures = {region: fits[own][region].temperature for region in REGIONS}
-    patients = len({row.case for row in rows})
-    folds = {row.fold for row in rows}
-    seeds = {row.seed for row in rows}
+    rows = comparison.read_rows(run / scoring.SCORES for run in scored)
+    folds, seeds = ({getattr(row, field) for row in rows} for field in ("fold", "seed"))
     trained = len({patient for fold in study.folds for patient in fold})
     part = "" if len(folds) == len(study.folds) else f" ({len(folds)} folds done)"
     how = (
         f"{len(study.folds)}-fold cross-validation by patient{part}, {len(seeds)} "
         f"{'seed' if len(seeds) == 1 else 'seeds'}; the shipped weights were trained on all {trained} patients"
     )
-    subsets = {names: scores[names] for names in chosen} if card.any_subset else {}
-    ranges = {names: fits[names] for names in chosen} if card.any_subset else {}
-    described = replace(
-        card,
-        threshold={
-            region: round(calibration.moved_threshold(thresholds[region], temperatures[region]), 4)
-            for region in REGIONS
-        },
-        evaluation=Evaluation(how, patients, patients, scores[own], by_sequences=subsets),
-        calibration=Calibration(fits[own], ranges),
-    )
-    return described.write(card.folder)
-
-
-def _scores(rows: list[Row]) -> dict[str, Mapping[str, RegionScores]]:
-    """Of the networks of one recipe, by what they read."""
-    found: dict[str, dict[str, RegionScores]] = {}
-    for own in comparison.summarise(rows):
-        assert own.dice_sd is not None  # a fold has several patients
-        scores = RegionScores(round(own.dice_mean, 4), round(own.dice_sd, 4), round(own.hd95_mean, 1))
-        found.setdefault(own.sequences, {})[own.region] = scores
-    return dict(found)
-
-
-def mean_over_subsets(rows: list[Row], called: str) -> list[Row]:
-    """One row a patient, network, region and threshold, its Dice the mean over the sets of sequences."""
-    dice: dict[tuple[object, ...], list[float]] = {}
-    first: dict[tuple[object, ...], Row] = {}
-    for row in rows:
-        key = (row.case, row.fold, row.seed, row.region, row.threshold)
-        dice.setdefault(key, []).append(row.dice)
-        first.setdefault(key, row)
-    return [replace(first[key], sequences=called, dice=float(np.mean(values))) for key, values in dice.items()]
-
-
-def _calibrations(
-    runs: list[Path], rows: list[Row], thresholds: Mapping[str, float]
-) -> dict[str, Mapping[str, RegionCalibration]]:
-    """By set of sequences, from one network of each fold.
-
-    The temperature and its errors are those of all sets together: a model has one threshold a region, which would mean
-    something else with each temperature. The intervals are those of each set by itself.
-    """
-    # Case -> (sets, regions, 2, bins).
-    counts: dict[str, np.ndarray] = {}
-    for run in runs:
-        with np.load(run / scoring.CALIBRATION) as stored:
-            for case, own in zip(stored["cases"], stored["counts"], strict=True):
-                counts.setdefault(str(case), own)
-    cases = sorted(counts)
-    result: dict[str, dict[str, RegionCalibration]] = {}
-    for number, region in enumerate(REGIONS):
-        pooled = np.stack([counts[case][:, number].sum(axis=0) for case in cases])
-        for names in dict.fromkeys(row.sequences for row in rows):
-            at = {
-                row.case: row
-                for row in rows
-                if row.sequences == names and row.region == region and row.threshold == thresholds[region]
-            }
-            fitted = calibration.calibrate(
-                scoring.LOGIT_EDGES,
-                pooled,
-                [at[case].fold for case in cases],
-                [at[case].found_ml for case in cases],
-                [at[case].truth_ml for case in cases],
-            )
-            result.setdefault(names, {})[region] = fitted.card()
-    return dict(result)
+    return publication.described(card, scored, how).write(card.folder)
 
 
 def page(cards: list[ModelCard], command: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -30,6 +31,7 @@ EVERY = tuple(Sequence)
 CONFIGS = "configs"
 SCORES = "scores.csv"
 MASKS = "masks"
+WEIGHTS = "weights.safetensors"
 MODEL = "model:"
 """What a recipe's ``start_from`` begins with where a model is meant and not a recipe."""
 _LOOK_SECONDS = 0.2  # how soon a request to stop is seen; ends of workers are seen at once
@@ -91,7 +93,7 @@ class Study:
         notes: Sentences for the report.
         teacher: Sequences of every teacher.
         held: Sequences of those patients who lack some; the others have all. Runs learn from, and are scored on, those
-            who have theirs.
+            who have theirs; one for any subset learns from whoever has one of them.
     """
 
     title: str
@@ -227,15 +229,23 @@ class Study:
             # Where one begins must not have seen anybody that the run is scored on, so it is trained on nobody.
             fields["start_from"] = self._add(runs, begins, EVERY, (), 0, places, False)
             needs.append(fields["start_from"])
-        everyone = sorted(patient for fold in self.folds for patient in fold if self._has(patient, sequences))
-        left_out = {patient for fold in held_out for patient in self.folds[fold]} & set(everyone)
+        everyone = sorted(patient for fold in self.folds for patient in fold)
+        left_out = {patient for fold in held_out for patient in self.folds[fold]}
+        # A network for any subset learns from whoever has one of its sequences; what it is scored on has all.
+        enough = any if fields.get("sequence_dropout") else all
+        learnt_from = [
+            patient
+            for patient in everyone
+            if patient not in left_out and enough(self._has(patient, one) for one in sequences)
+        ]
+        seen_whole = [patient for patient in everyone if all(self._has(patient, one) for one in sequences)]
         of_patients = fields.get("simulated_share") != 1
         fields |= {
             "name": name,
             "sequences": sequences,
             "data": str(places.data),
-            "train_cases": [patient for patient in everyone if patient not in left_out] if of_patients else [],
-            "validation_cases": sorted(left_out) if of_patients else everyone,
+            "train_cases": learnt_from if of_patients else [],
+            "validation_cases": [p for p in seen_whole if p in left_out] if of_patients else seen_whole,
             "simulated": str(places.simulated) if places.simulated and fields.get("simulated_share", 1) else "",
             "seed": seed,
         }
@@ -243,8 +253,8 @@ class Study:
         runs[name] = Planned(config, tuple(needs), recipe, held_out, scored)
         return name
 
-    def _has(self, patient: str, sequences: Iterable[Sequence]) -> bool:
-        return set(sequences) <= set(self.held.get(patient, EVERY))
+    def _has(self, patient: str, sequence: Sequence) -> bool:
+        return sequence in self.held.get(patient, EVERY)
 
 
 def run_name(recipe: str, sequences: Iterable[Sequence], held_out: tuple[int, ...], seed: int) -> str:
@@ -270,6 +280,8 @@ class Places:
         simulated: Simulated patients to learn from, as `trainer.dataset.save_simulated` writes them; ``None`` for none.
         simulated_test: Others, to score on; ``None`` for none.
         models: Folder of the models that recipes begin with; ``None`` for none.
+        gpus: Processes that a training is divided among on each node, a GPU each.
+        nodes: Nodes of a cluster's job that it is divided among.
     """
 
     data: Path
@@ -277,6 +289,8 @@ class Places:
     simulated: Path | None = None
     simulated_test: Path | None = None
     models: Path | None = None
+    gpus: int = 1
+    nodes: int = 1
 
 
 @dataclass(frozen=True)
@@ -341,11 +355,11 @@ def begin(run: Planned, study: Study, places: Places) -> subprocess.Popen[str]:
         path = configs / f"{name}.json"
         with whole_file(path) as partial:
             partial.write_text(run.config.to_json(), encoding="utf-8")
-        command = ["-m", "trainer.run", str(path), str(places.runs / name)]
+        command = [*_divided(places), "-m", "trainer.run", str(path), str(places.runs / name)]
     threads = {"OMP_NUM_THREADS": str(run.config.threads)} if run.config.threads else {}
     with (configs / f"{name}.log").open("a", encoding="utf-8") as log:
         return subprocess.Popen(
-            [sys.executable, *command],
+            [*_everywhere(places, name), sys.executable, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -357,8 +371,26 @@ def begin(run: Planned, study: Study, places: Places) -> subprocess.Popen[str]:
         )
 
 
+def _divided(places: Places) -> list[str]:
+    """What makes several processes of one training."""
+    if places.gpus * places.nodes == 1:
+        return []
+    divided = ["-m", "torch.distributed.run", f"--nnodes={places.nodes}", f"--nproc-per-node={places.gpus}"]
+    if places.nodes == 1:
+        return [*divided, "--standalone"]
+    # The job's first node is where this runs.
+    return [*divided, "--rdzv-backend=c10d", f"--rdzv-endpoint={socket.gethostname()}:29400"]
+
+
+def _everywhere(places: Places, name: str) -> list[str]:
+    """What begins a training on every node of a cluster's job; scoring is for one."""
+    if places.nodes == 1 or _is_trained(places, name):
+        return []
+    return ["srun", f"--nodes={places.nodes}", f"--ntasks={places.nodes}", "--ntasks-per-node=1"]
+
+
 def _is_trained(places: Places, name: str) -> bool:
-    return (places.runs / name / "weights.safetensors").exists()
+    return (places.runs / name / WEIGHTS).exists()
 
 
 def report(study: Study, places: Places, folder: Path, command: str) -> Path:
@@ -496,8 +528,7 @@ class Workers:
                 event = from_line(line)
             except ValueError:  # a library that talks to standard output
                 continue
-            with self._hearing:
-                self._hear(name, event)
+            self._pass_on(name, event)
             if isinstance(event, StepEnd):
                 self._left[name] = event.seconds_left
                 self._pace = event.seconds_a_step
@@ -517,8 +548,7 @@ class Workers:
             self._end(name)
             if code and name not in self._failed:
                 self._failed[name] = why = _ended(name, code)
-                with self._hearing:
-                    self._hear(name, Failed(why))
+                self._pass_on(name, Failed(why))
             self._report()
 
     def _end(self, name: str) -> None:
@@ -540,7 +570,12 @@ class Workers:
             )
             running = sum(self._left.get(name, 0.0) for name in working)
             left = (steps * self._pace + running) / self._side_by_side
-        self._tell(Standing(done, len(self._planned), working, left))
+        with suppress(Cancelled):  # seen in the loop of `work`; a thread that listens has to go on listening
+            self._tell(Standing(done, len(self._planned), working, left))
+
+    def _pass_on(self, name: str, event: Event) -> None:
+        with self._hearing, suppress(Cancelled):
+            self._hear(name, event)
 
     @staticmethod
     def _say(worker: subprocess.Popen[str], command: Command) -> None:

@@ -15,6 +15,7 @@ goes on where it was when it is begun again.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -27,13 +28,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
+from engine import model_file
 from engine.errors import Cancelled, UserError
 from engine.files import shown, unwritten, whole_file
 from engine.model_card import ModelCard
@@ -346,29 +349,110 @@ class Training:
         return next((line.strip() for line in reversed(lines) if line.strip()), "its process ended at once")
 
     def installable(self) -> tuple[str, ...]:
-        """Names of the finished runs that can become models of the app."""
-        raise NotImplementedError
+        """Names of the finished runs that can become models of the app: trained, and measured on held-out patients.
+
+        Where everybody was held out once, it is the run that learnt from everybody.
+        """
+        return tuple(run.config.name for run in self.planned if self._may_be_installed(run))
+
+    def _may_be_installed(self, run: Planned) -> bool:
+        if not (self.places.runs / run.config.name / trainer_study.WEIGHTS).exists():
+            return False
+        several = bool(self.study.shipped)
+        if several == run.scored or run.recipe not in {cell.recipe for cell in self.study.cells}:
+            return False
+        measured = self.measured_for(run.config.name)
+        return bool(measured) and {one.config.name for one in measured} <= set(self.scored())
+
+    def measured_for(self, run: str) -> list[Planned]:
+        """The runs whose scores say how good a run is: itself, or those of its kind that left somebody out."""
+        wanted = next(one for one in self.planned if one.config.name == run)
+        return [
+            one
+            for one in self.planned
+            if one.scored
+            and (one.recipe, one.config.sequences) == (wanted.recipe, wanted.config.sequences)
+            and (one is wanted or not wanted.scored)
+        ]
 
     def suggested_about(self, run: str) -> About:
         """What to say of the model of a run, for the user to review."""
-        raise NotImplementedError
+        wanted = next(one for one in self.planned if one.config.name == run)
+        kind = "any" if wanted.config.sequence_dropout else "-".join(wanted.config.sequences)
+        kind = kind if len(wanted.config.sequences) < len(Sequence) or wanted.config.sequence_dropout else "all"
+        count = len(wanted.config.train_cases)
+        sources = sorted({self.patients.named(name).source for name in wanted.config.train_cases} - {""})
+        whose = f" from {', '.join(sources[:-1])}{' and ' * (len(sources) > 1)}{sources[-1]}" if sources else ""
+        return About(
+            name=f"{self.name}-{wanted.config.role}-{kind}",
+            version="1.0",
+            data=f"{count} {'patient' if count == 1 else 'patients'}{whose}, with masks drawn by experts.",
+            licence="For research use where it was trained; ask whoever owns the scans before passing it on.",
+        )
 
-    def install(self, run: str, models: Path, about: About, progress: Progress | None = None) -> ModelCard:
+    def install(
+        self, run: str, models: Path, about: About, progress: Progress | None = None, replace: bool = False
+    ) -> ModelCard:
         """Make a model of a finished run: export, measure, check on a patient it has not seen, then move it in.
 
-        Takes a minute or so and works in a process of its own.
+        On its card stands what the models that are used so far reach on the same patients; the better one is used from
+        then on, see `engine.registry.choose`. Takes a minute or so and works in a process of its own.
 
         Args:
             run: One of `installable`.
             models: Folder of the user's models.
             about: What the user says of it.
             progress: Told how far it is, and asked whether to stop.
+            replace: Whether the user agreed to replace a model of the same name.
 
         Raises:
-            UserError: The name is taken, or the model does not find what it found when it was scored.
+            ModelExists: One of that name is there and ``replace`` is not given.
+            UserError: The name is not allowed, or the model does not find what it found when it was scored.
             Cancelled: Asked to stop; nothing was installed.
         """
-        raise NotImplementedError
+        progress = progress or Progress()
+        if run not in self.installable():
+            raise UserError(f"{run} cannot be installed yet", "it is not trained and measured", "Let it finish first.")
+        model_file.check_free(about.name, models, replace)
+        request = {"training": str(self.folder), "run": run, "models": str(models.absolute()), "replace": replace}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trainer.publication"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).resolve().parent.parent,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        complaints: list[str] = []
+        complaining = threading.Thread(target=lambda: complaints.extend(process.stderr or ()))
+        complaining.start()
+        said: dict[str, Any] = {}
+        try:
+            with suppress(OSError):  # it has ended by itself, and says below why
+                process.stdin.write(json.dumps({**request, "about": asdict(about)}))
+                process.stdin.close()
+            for line in process.stdout:
+                said = json.loads(line)
+                if "fraction" in said:
+                    progress.update(said["fraction"], said["message"])
+        except Cancelled:
+            process.kill()
+            raise
+        finally:
+            process.wait()
+            complaining.join()
+            process.stdout.close()
+            process.stderr.close()
+            shutil.rmtree(models / f".{about.name}.new", ignore_errors=True)
+        if "error" in said:
+            raise (model_file.ModelExists if said["exists"] else UserError)(*said["error"])
+        if "folder" not in said:
+            why = next((line.strip() for line in reversed(complaints) if line.strip()), f"code {process.returncode}")
+            raise UserError("The model could not be made", why, "Try again.")
+        return ModelCard.read(Path(said["folder"]))
 
 
 def home() -> Path:
@@ -394,7 +478,11 @@ def trainings(folders: Iterable[Path] | None = None) -> list[Training]:
 
 
 def carry_out(
-    training: Training, progress: Progress, hear: Callable[[str, Event], None] = lambda run, event: None
+    training: Training,
+    progress: Progress,
+    hear: Callable[[str, Event], None] = lambda run, event: None,
+    gpus: int = 1,
+    nodes: int = 1,
 ) -> list[str]:
     """Work on a training until it is done: train, score, report.
 
@@ -402,6 +490,8 @@ def carry_out(
         training: Its folder is locked meanwhile.
         progress: When cancelled, every worker saves its state and ends.
         hear: Told every event too, with the name of its run; empty for the training as a whole.
+        gpus: Processes that each network's training is divided among on each node, a GPU each.
+        nodes: Nodes of a cluster's job that it is divided among.
 
     Returns:
         One sentence for each run that failed.
@@ -421,7 +511,8 @@ def carry_out(
             if standing.working:
                 progress.update(standing.done / standing.total, f"{standing.done} of {standing.total} runs")
 
-        workers = Workers(training.study, training.places, 1, tell, progress, told)
+        places = dataclasses.replace(training.places, gpus=gpus, nodes=nodes)
+        workers = Workers(training.study, places, 1, tell, progress, told)
         ended = threading.Event()
         listening = threading.Thread(target=_listen, args=(training.folder / _COMMANDS, workers, told, ended))
         listening.start()
@@ -542,7 +633,7 @@ class _Heard:
         undone: list[tuple[bool, bool, int]] = []
         for place, run in enumerate(self._planned, start=1):
             name, config = run.config.name, run.config
-            trained = (places.runs / name / "weights.safetensors").exists()
+            trained = (places.runs / name / trainer_study.WEIGHTS).exists()
             scored = not run.scored or (places.runs / name / trainer_study.SCORES).exists()
             low, typical, high, known = self._pace(run)
             steps_done = config.steps if trained else min(self._steps.get(name, 0), config.steps)
@@ -689,7 +780,7 @@ def main(arguments: list[str]) -> int:
         0 done, 2 something failed that the user can mend, 130 stopped.
     """
     if hasattr(os, "nice"):
-        os.nice(10)  # whoever sits at the machine comes first
+        os.nice(5)  # whoever sits at the machine comes first
     progress = Progress()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: progress.cancel())  # the machine shuts down

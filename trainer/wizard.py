@@ -257,7 +257,7 @@ class Plan:
         return Split(tuple(dealt), ())
 
     def _learnt_from(self, patients: Patients) -> list[Patient]:
-        wanted = [self.teacher, *self.students]
+        wanted = [self.teacher, *self.students, *((one,) for one in self.teacher if self.any_student)]
         return [
             p for p in patients.patients if p.included and p.truth is not None and any(p.has(some) for some in wanted)
         ]

@@ -15,7 +15,7 @@ from engine.sequences import find_subjects, load
 from engine.volume import SUBSETS, Sequence, joined
 from scripts import ship_models
 from tests.trainer.test_study import fields
-from trainer import comparison, scoring, study
+from trainer import comparison, publication, scoring, study
 from trainer.study import Places, Study
 
 NETWORKS = {
@@ -62,7 +62,7 @@ def test_a_finished_study_becomes_models_whose_figures_are_those_of_the_held_out
     assert page.read_text(encoding="utf-8").count("| student-any |") == len(SUBSETS) + len(REGIONS)
 
     # The threshold on calibrated probabilities keeps the voxels that the chosen one kept on the network's own.
-    pooled = ship_models.mean_over_subsets(rows, every)
+    pooled = publication.mean_over_subsets(rows, every)
     chosen = {region: comparison.best_threshold(pooled, "any", every, region) for region in REGIONS}
     subject = load(find_subjects([cohort / "anna"])[0])
     found = segment(subject, card, Progress()).label_map

@@ -191,7 +191,7 @@ def test_with_folds_everybody_is_kept_apart_once(plan: Plan) -> None:
 
 
 def test_a_held_out_patient_is_never_learnt_from_and_lacking_ones_only_by_who_can(plan: Plan, tmp_path: Path) -> None:
-    patients = cohort(20, patient("only-t1", T1), patient("only-flair", FLAIR))
+    patients = cohort(20, patient("only-t1", T1), patient("only-flair", FLAIR), patient("only-t2", EVERY[2:3]))
     wanted = replace(plan, students=(T1, FLAIR), any_student=True, split=HoldOut(4))
     study = wanted.study(patients)
     study.write(tmp_path / "study.json")
@@ -206,6 +206,8 @@ def test_a_held_out_patient_is_never_learnt_from_and_lacking_ones_only_by_who_ca
     assert set(runs["teacher-all-without0-seed0"].config.train_cases) == {
         p.name for p in cohort().patients if p.name not in held
     }
+    of_any = runs["any-student-all-without0-seed0"].config
+    assert {"only-t1", "only-flair", "only-t2"} <= set(of_any.train_cases)
     # Of each patient that is learnt from some teacher never saw him.
     assert of_t1.distillation is not None
     inner = [runs[name].config for name in of_t1.distillation.cross_fitted]
