@@ -530,6 +530,7 @@ def carry_out(
             listening.join()
         with suppress(UserError):  # nothing is scored
             trainer_study.report(training.study, training.places, training.folder / REPORT, "gliascope train")
+        problems = [_with_titles(problem, training.planned) for problem in problems]
         if problems:
             told("", Failed(" ".join(problems)))
         else:
@@ -611,19 +612,23 @@ class _Heard:
 
     def take(self, heard: Heard) -> None:
         event = heard.event
+        if heard.run:
+            self._running = heard.run
+        if isinstance(event, Failed):
+            self._problem = event.message
+        elif heard.run or isinstance(event, Finished):
+            self._problem = ""
         if isinstance(event, Started):
-            self._running, self._problem, self._paused = heard.run, "", False
+            self._paused = False
             self._steps[heard.run] = event.first_step
         elif isinstance(event, StepEnd):
-            self._running = heard.run
             self._steps[heard.run] = event.step
             self._paces.setdefault(heard.run, deque(maxlen=_PACES)).append(event.seconds_a_step)
         elif isinstance(event, Paused | Resumed):
             self._paused = isinstance(event, Paused)
         elif isinstance(event, Acknowledged):
-            self._paused = event.command == Command.PAUSE or (self._paused and event.command != Command.RESUME)
-        elif isinstance(event, Failed):
-            self._problem = event.message
+            goes_on = event.command in (Command.RESUME, Command.KEEP)
+            self._paused = event.command == Command.PAUSE or (self._paused and not goes_on)
         elif isinstance(event, Stopped):
             self._paused = False
 
@@ -702,6 +707,14 @@ def title_of(run: Planned, planned: Iterable[Planned]) -> str:
         return f"{what} {config.role} without group{'s' * (len(run.held_out) > 1)} {whom}"
     several = len({other.held_out for other in planned if other.scored}) > 1
     return f"{what} {config.role}" + (f", fold {run.held_out[0] + 1}" if several and run.held_out else "")
+
+
+def _with_titles(sentence: str, planned: list[Planned]) -> str:
+    """A sentence of a study for somebody who does not know the names of its runs."""
+    # Long names first, as some are the end of others.
+    for run in sorted(planned, key=lambda run: -len(run.config.name)):
+        sentence = sentence.replace(run.config.name, title_of(run, planned))
+    return sentence
 
 
 def _inside(parent: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -261,19 +262,24 @@ def test_keeping_the_best_ends_what_is_trained_and_goes_on_with_the_next(endless
 
 
 @pytest.mark.timeout(600)
-def test_what_fails_is_told_and_tried_again_at_the_next_start(patients: Patients, tmp_path: Path) -> None:
-    made = Training.create(tmp_path / "own", small_study(steps=4, validate_every=0), patients)
-    gone = made.patients.patients[0].files[Sequence.T1]
-    away = gone.rename(gone.with_name("away"))
+def test_what_fails_is_told_and_tried_again_at_the_next_start(cohort: Path, tmp_path: Path) -> None:
+    scans = Path(shutil.copytree(cohort, tmp_path / "scans"))
+    study = small_study(steps=4, validate_every=0)
+    study = replace(study, cells=study.cells[:1] + study.cells[2:], comparisons=())
+    made = Training.create(tmp_path / "own", study, Patients.read(scans))
+    (scans / "anna").rename(scans / "away")
     made.start()
     wait_until(lambda: not made.running())
     standing = made.standing()
     assert standing.state is State.FAILED
-    assert gone.name in standing.problem
+    assert standing.problem.startswith("Four-sequence teacher: ")
+    assert "anna" in standing.problem
+    assert standing.problem.endswith("T1 student waits for a run that failed.")
     assert len(heard(made, Failed, "teacher-all-without0-seed0")) == 1
-    away.rename(gone)
+    (scans / "away").rename(scans / "anna")
     made.start()
     wait_until(lambda: made.standing().state is State.DONE)
+    assert made.standing().problem == ""
 
 
 def test_a_training_needs_a_folder_of_its_own(patients: Patients, tmp_path: Path) -> None:
