@@ -353,7 +353,8 @@ QComboBox:focus {{ border: 1px solid {c.accent}; }}
 QComboBox:disabled {{ color: {faint}; background: {c.panel}; }}
 QComboBox::drop-down {{ border: none; width: 26px; }}
 QComboBox QAbstractItemView {{
-    background: {c.raised}; border: 1px solid {c.hairline}; selection-background-color: {blend(c.accent, c.raised, 0.25)};
+    background: {c.raised}; border: 1px solid {c.hairline};
+    selection-background-color: {blend(c.accent, c.raised, 0.25)};
     selection-color: {c.text}; outline: none; padding: 4px;
 }}
 QLineEdit:focus {{ border: 1px solid {c.accent}; }}
