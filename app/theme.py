@@ -339,7 +339,7 @@ QLineEdit {{
     selection-background-color: {c.accent}; selection-color: {c.on_accent};
 }}
 QPlainTextEdit {{
-    background: {c.background}; border: 1px solid {c.hairline}; border-radius: {RADIUS}px; padding: 4px 6px;
+    background: {c.panel}; border: 1px solid {c.hairline}; border-radius: {RADIUS}px; padding: 4px 6px;
     selection-background-color: {c.accent}; selection-color: {c.on_accent};
 }}
 QPlainTextEdit:focus {{ border: 1px solid {c.accent}; }}

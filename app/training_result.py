@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QColor, QPainter, QPaintEvent
 from PySide6.QtWidgets import (
-    QComboBox,
     QFileDialog,
     QFormLayout,
     QFrame,
@@ -26,7 +25,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from app.controls import Segments, label, push
+from app.controls import Choice, Segments, label, push
 from app.curves import role_colour
 from app.jobs import Job, Jobs, Queue
 from app.patient_plot import Group, PatientPlot
@@ -153,8 +152,7 @@ class ResultPage(QWidget):
         head = QHBoxLayout()
         head.addWidget(label("WORST PATIENTS", "caption"), 1)
         column.addLayout(head)
-        self.judged = QComboBox()
-        self.judged.setAccessibleName("Whose worst patients")
+        self.judged = Choice(self._theme, "Whose worst patients")
         self.judged.activated.connect(self._judge)
         column.addWidget(self.judged)
         self._worst = QVBoxLayout()
@@ -164,8 +162,7 @@ class ResultPage(QWidget):
         column.addSpacing(2 * GAP)
 
         column.addWidget(label("MODEL CARD", "caption"))
-        self.run_choice = QComboBox()
-        self.run_choice.setAccessibleName("Which network becomes a model")
+        self.run_choice = Choice(self._theme, "Which network becomes a model")
         self.run_choice.activated.connect(self._suggest)
         column.addWidget(self.run_choice)
         form = QFormLayout()
@@ -368,7 +365,7 @@ class ResultPage(QWidget):
         line = self._judged
         for patient in self._outcome.worst(line):
             whole, core = (patient.dice[region] for region in REGIONS)
-            words = f"{patient.name}   {whole:.2f}   core {core:.2f}"
+            words = f"{patient.name}   whole tumour {whole:.2f}, core {core:.2f}"
             button = push(words, "finding", "Open in the viewer, with the truth and what this network found")
             button.clicked.connect(partial(self._open, line, patient))
             self._worst.addWidget(button)

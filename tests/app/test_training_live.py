@@ -1,4 +1,4 @@
-"""A real training of phantoms, followed, told what to do and judged on the real pages."""
+"""Real trainings of phantoms: followed and told what to do, and judged, on the real pages."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from PySide6.QtCore import Qt, Signal
 from app.jobs import Jobs
 from app.telling import Teller
 from app.theme import Theme
+from app.training_course import RunCourse
 from app.training_result import ResultPage
 from app.training_run import TrainPage
 from engine import nifti
 from engine.metrics import dice
 from engine.nifti import Convention
+from engine.progress import Progress
 from engine.volume import LabelMap, Sequence, Volume
 from tests.engine import phantoms
 from trainer.events import Acknowledged
 from trainer.patients import Patients
 from trainer.study import Cell, Study
-from trainer.training import State, Training
+from trainer.training import Training, carry_out
 from trainer.wizard import Page
 
 LEFT = Qt.MouseButton.LeftButton
@@ -44,19 +46,17 @@ class Wizard(Teller):
         raise AssertionError("nobody asked for another page")
 
 
-@pytest.fixture
-def training(tmp_path: Path, qtbot) -> Iterator[Training]:
+def make(folder: Path, teacher_steps: int) -> Training:
     """Two patients to learn from, two held out; teacher, baseline and student of a few steps each."""
     for number, name in enumerate(NAMES):
         grid = phantoms.grid(("RAS", "LPS", "PIL", "SRA")[number])
-        (tmp_path / "cohort" / name).mkdir(parents=True)
+        (folder / "cohort" / name).mkdir(parents=True)
         for sequence in Sequence:
-            path = tmp_path / "cohort" / name / f"{name}_{sequence}.nii.gz"
+            path = folder / "cohort" / name / f"{name}_{sequence}.nii.gz"
             nifti.write_volume(Volume(phantoms.head(grid, sequence).data, grid, sequence), path)
-        truth = phantoms.tumour(grid).data
-        brats = truth.copy()
-        brats[truth == 1] = 4
-        nifti.write_label_map(LabelMap(brats, grid), tmp_path / "cohort" / name / f"{name}_seg.nii.gz")
+        brats = phantoms.tumour(grid).data
+        brats[brats == 1] = 4
+        nifti.write_label_map(LabelMap(brats, grid), folder / "cohort" / name / f"{name}_seg.nii.gz")
     study = Study(
         title="live",
         folds=(NAMES[:2], NAMES[2:]),
@@ -64,16 +64,16 @@ def training(tmp_path: Path, qtbot) -> Iterator[Training]:
             "spacing_mm": 1.0,
             "window": [32, 32, 32],
             "architecture": {"name": "folded_unet", "args": {"regions": 2, "filters": [4, 8], "blocks": [1, 1]}},
-            "steps": 60,
+            "steps": 30,
             "warm_up": 2,
             "learning_rate": 0.01,
             "average": 0.8,
             "threads": 1,
             "device": "cpu",
-            "validate_every": 20,
+            "validate_every": 10,
         },
         recipes={
-            "teacher": {"role": "teacher", "steps": 100_000},
+            "teacher": {"role": "teacher", "steps": teacher_steps},
             "baseline": {"role": "baseline"},
             "student": {"role": "student", "distillation": {"teacher": "teacher", "weight": 0.1}},
         },
@@ -84,7 +84,13 @@ def training(tmp_path: Path, qtbot) -> Iterator[Training]:
         comparisons=(("student", "baseline"),),
         shifted=False,
     )
-    made = Training.create(tmp_path / "live", study, Patients.read(tmp_path / "cohort"))
+    return Training.create(folder / "live", study, Patients.read(folder / "cohort"))
+
+
+@pytest.fixture
+def endless(tmp_path: Path, qtbot) -> Iterator[Training]:
+    """A training whose teacher is never done."""
+    made = make(tmp_path, 100_000)
     yield made
     if made.running():
         made.ask("stop")
@@ -92,22 +98,26 @@ def training(tmp_path: Path, qtbot) -> Iterator[Training]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_a_training_is_begun_paused_cut_short_finished_and_judged(training: Training, qtbot):
-    wizard, jobs, theme = Wizard(), Jobs(), Theme("dark")
-    wizard.training = training
-    page = TrainPage(theme, jobs, wizard)  # type: ignore[arg-type]
-    results = ResultPage(theme, jobs, wizard)  # type: ignore[arg-type]
-    for one in (page, results):
-        qtbot.addWidget(one)
-        one.resize(1192, 776)
-        one.show()
+@pytest.mark.timeout(900)
+def test_a_training_is_begun_paused_gone_on_with_and_stopped(endless: Training, qtbot):
+    wizard, jobs = Wizard(), Jobs()
+    wizard.training = endless
+    page = TrainPage(Theme("dark"), jobs, wizard)  # type: ignore[arg-type]
+    qtbot.addWidget(page)
+    page.resize(1192, 776)
+    page.show()
+
+    def teacher() -> RunCourse:
+        course = page.watch.course
+        assert course is not None
+        run = course.leading("Teacher")
+        assert run is not None
+        return run
+
     try:
         qtbot.waitUntil(lambda: page.watch.standing is not None, timeout=LONG)
         assert page.title.text() == "Stopped, and everything is saved"
-        assert results.pages.currentIndex() == 0
         qtbot.mouseClick(page.go_button, LEFT)
-        teacher = lambda: page.watch.course.leading("Teacher")  # noqa: E731
         qtbot.waitUntil(lambda: bool(teacher().scores), timeout=LONG)
         qtbot.waitUntil(lambda: page.previews.cells[0][1].model.mask is not None, timeout=LONG)
         assert page.title.text() == "Teacher is learning"
@@ -117,35 +127,50 @@ def test_a_training_is_begun_paused_cut_short_finished_and_judged(training: Trai
         qtbot.mouseClick(page.pause_button, LEFT)
         assert page.answer.text() == "Asked to pause."
         qtbot.waitUntil(lambda: page.answer.text().startswith("Paused at step"), timeout=LONG)
-        answer = next(one for one in training.events()[0] if one.event == Acknowledged("pause"))
+        answer = next(one for one in endless.events()[0] if one.event == Acknowledged("pause"))
         assert answer.time - asked < 0.2
         steps = teacher().step
         qtbot.wait(300)
         assert teacher().step == steps
-        assert page.watch.standing.state is State.PAUSED
         qtbot.mouseClick(page.pause_button, LEFT)
         qtbot.waitUntil(lambda: teacher().step > steps, timeout=LONG)
 
         qtbot.mouseClick(page.keep_button, LEFT)
         dict(wizard.problem.actions)["End it now"]()
-        qtbot.waitUntil(lambda: page.watch.standing.state is State.DONE, timeout=LONG)
+        qtbot.waitUntil(lambda: page.strip.pieces[0].words == "finished", timeout=LONG)
         assert teacher().step < 100_000
-        assert [piece.words for piece in page.strip.pieces] == ["finished"] * 3
-        assert page.distillation_plot.series
+        assert "with its best weights" in "".join(words for _, words in page.watch.course.log)
+        qtbot.mouseClick(page.cancel_button, LEFT)
+        qtbot.waitUntil(lambda: page.go_button.isVisible(), timeout=LONG)
+        assert page.title.text() == "Stopped, and everything is saved"
+        assert not endless.running()
+    finally:
+        jobs.close()
 
-        results.read()
-        qtbot.waitUntil(lambda: results.pages.currentIndex() == 1 and len(results.worst_buttons) == 2, timeout=LONG)
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_worst_patient_is_opened_with_the_very_mask_that_was_scored(tmp_path: Path, qtbot):
+    training = make(tmp_path, 30)
+    assert carry_out(training, Progress()) == []
+    wizard, jobs = Wizard(), Jobs()
+    wizard.training = training
+    results = ResultPage(Theme("dark"), jobs, wizard)  # type: ignore[arg-type]
+    qtbot.addWidget(results)
+    results.show()
+    try:
+        qtbot.waitUntil(lambda: len(results.worst_buttons) == 2, timeout=LONG)
         outcome = results._outcome
         assert [line.title for line in outcome.lines] == ["Teacher, four sequences", "Baseline, T1", "Student, T1"]
-        with qtbot.waitSignal(wizard.look_wanted, timeout=LONG) as wanted:
-            qtbot.mouseClick(results.worst_buttons[0], LEFT)
-        look = wanted.args[0]
-        worst = outcome.worst(outcome.lines[2])[0]
-        assert {path.parent.name for path in look.scans} == {worst.name}
-        # What is opened is what was scored.
-        found = nifti.read_label_map(look.mask, Convention.GLIASCOPE)
-        truth = nifti.read_label_map(look.truth)
-        assert dice(found.whole_tumour, truth.whole_tumour) == pytest.approx(worst.dice["whole_tumour"], abs=1e-3)
-        assert dice(found.tumour_core, truth.tumour_core) == pytest.approx(worst.dice["tumour_core"], abs=1e-3)
+        for place, line in enumerate(outcome.lines):
+            results._judge(place)
+            with qtbot.waitSignal(wizard.look_wanted, timeout=LONG) as wanted:
+                qtbot.mouseClick(results.worst_buttons[0], LEFT)
+            look, worst = wanted.args[0], outcome.worst(line)[0]
+            assert {path.parent.name for path in look.scans} == {worst.name}
+            found = nifti.read_label_map(look.mask, Convention.GLIASCOPE)
+            truth = nifti.read_label_map(look.truth)
+            assert dice(found.whole_tumour, truth.whole_tumour) == pytest.approx(worst.dice["whole_tumour"], abs=1e-3)
+            assert dice(found.tumour_core, truth.tumour_core) == pytest.approx(worst.dice["tumour_core"], abs=1e-3)
     finally:
         jobs.close()
