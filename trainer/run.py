@@ -185,8 +185,8 @@ def _device(wanted: str) -> torch.device:
 def serve(work: Callable[[Callable[[Event], None], Orders], None]) -> int:
     """Do some work as a worker process: events out, one JSON object a line; commands in, a word a line.
 
-    A command is answered at once by an `Acknowledged`, whatever the work is doing just then. The end of standard input
-    stops the work where that is a pipe.
+    A command is answered at once by an `Acknowledged`, whatever the work is doing just then. The end of standard input,
+    where that is a pipe, stops the work, and so does an end of whoever reads the events.
 
     Args:
         work: Takes what to tell events to, and what to ask whether to go on.
@@ -198,8 +198,15 @@ def serve(work: Callable[[Callable[[Event], None], Orders], None]) -> int:
 
     def emit(event: Event) -> None:
         with telling:
-            sys.stdout.write(to_line(event) + "\n")
-            sys.stdout.flush()
+            try:
+                sys.stdout.write(to_line(event) + "\n")
+                sys.stdout.flush()
+            except BrokenPipeError:
+                # What is still to be told, and what Python flushes at its end, goes nowhere.
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, sys.stdout.fileno())
+                os.close(nowhere)
+                orders.cancel()
 
     told = -math.inf
 

@@ -542,6 +542,18 @@ def test_a_worker_pauses_goes_on_and_keeps_when_told(cohort: Path, tmp_path: Pat
     assert checkpoint.load_network(tmp_path / "teacher")[1].name == "teacher"
 
 
+def test_a_worker_saves_its_state_when_nobody_hears_it_any_more(cohort: Path, tmp_path: Path) -> None:
+    worker = Worker(config(cohort, steps=5000, warm_up=10, spacing_mm=4.0, validate_every=0), tmp_path)
+    worker.until(lambda event: isinstance(event, StepEnd))
+    assert not (tmp_path / "teacher" / checkpoint.STATE).exists()
+    assert worker.process.stdout is not None
+    worker.process.stdout.close()
+    assert worker.process.wait() == 130
+    assert (tmp_path / "teacher" / checkpoint.STATE).exists()
+    assert worker.process.stdin is not None
+    worker.process.stdin.close()
+
+
 def test_a_worker_that_is_paused_stops_when_its_supervisor_is_gone(cohort: Path, tmp_path: Path) -> None:
     worker = Worker(config(cohort, steps=5000, warm_up=10, spacing_mm=4.0, validate_every=0), tmp_path)
     worker.until(lambda event: isinstance(event, Started))
