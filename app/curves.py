@@ -18,6 +18,7 @@ from engine.model_card import Role
 LEFT_PX, TOP_PX, BOTTOM_PX = 34, 26, 20
 LABEL_GAP_PX = 15
 BEST_RADIUS_PX = 4.5
+MOST_POINTS = 300
 _NOTHING = np.zeros(0)
 
 
@@ -72,6 +73,18 @@ def smoothed(y: NDArray[np.float64], memory: float = 0.8) -> NDArray[np.float64]
         total, weight = memory * total + (1 - memory) * value, memory * weight + (1 - memory)
         result[place] = total / weight
     return result
+
+
+def thinned(
+    x: NDArray[np.float64], y: NDArray[np.float64], most: int = MOST_POINTS
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """At most so many points, each the mean of its neighbours at the last one's place: no screen shows more."""
+    if x.size <= most:
+        return x, y
+    each = -(-x.size // most)
+    starts = np.arange(0, x.size, each)
+    counts = np.diff(np.append(starts, x.size))
+    return x[starts + counts - 1], np.add.reduceat(y, starts) / counts
 
 
 class CurvePlot(QWidget):

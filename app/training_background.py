@@ -91,6 +91,9 @@ class TrainingBackground(QObject):
         if self._decided or not self.watch.under_way:
             return True
         self._show_card(self._question())
+        # It may have been closed with another window in front of it.
+        self._window.raise_()
+        self._window.activateWindow()
         return False
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt, QTimer
-from PySide6.QtGui import QColor, QPainter, QPaintEvent
+from PySide6.QtGui import QColor, QPainter, QPaintEvent, QShowEvent
 from PySide6.QtWidgets import (
     QFileDialog,
     QFormLayout,
@@ -88,8 +88,8 @@ class ResultPage(QWidget):
         self._later.setSingleShot(True)
         self._later.setInterval(AGAIN_MS)
         self._later.timeout.connect(self.read)
+        self.setAccessibleName("Results")
         wizard.training_changed.connect(self._follow)
-        wizard.page_changed.connect(self.read)
         theme.changed.connect(self._show)
         self._follow()
 
@@ -207,6 +207,10 @@ class ResultPage(QWidget):
 
     # Reading
 
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        self.read()
+
     def _follow(self) -> None:
         if self._wizard.training is self._training and self._training is not None:
             return
@@ -216,8 +220,10 @@ class ResultPage(QWidget):
         self.read()
 
     def read(self) -> None:
-        """Look at the results, now and again while something is still to be measured."""
+        """Look at the results, now and again while something is still to be measured and somebody looks."""
         self._later.stop()
+        if not self.isVisible():
+            return
         training = self._training
         if training is None:
             self._jobs.drop(f"results {id(self)}")

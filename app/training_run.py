@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PySide6.QtCore import Qt
+from PySide6.QtGui import QShowEvent
 from PySide6.QtWidgets import (
     QFrame,
     QGridLayout,
@@ -20,7 +21,7 @@ from PySide6.QtWidgets import (
 )
 
 from app.controls import label, push
-from app.curves import CurvePlot, Figure, FigureTile, Piece, RunStrip, Series, smoothed
+from app.curves import CurvePlot, Figure, FigureTile, Piece, RunStrip, Series, smoothed, thinned
 from app.jobs import Jobs
 from app.telling import Problem
 from app.theme import GAP, Theme
@@ -28,7 +29,6 @@ from app.training_course import CORE, WHOLE, Answer, Course, RunCourse, Score, S
 from app.training_previews import Previews
 from app.training_watch import TrainingWatch
 from trainer.training import Command, Standing, State
-from trainer.wizard import Page
 
 if TYPE_CHECKING:
     from app.wizard_model import WizardModel
@@ -201,10 +201,7 @@ class TrainPage(QWidget):
         self._wizard.tell(Problem(question, (("End it now", end), ("Let it go on", self._wizard.dismiss)), note=True))
 
     def _go(self) -> None:
-        if self._stands(State.DONE):
-            self._wizard.go_to(Page.RESULT)
-        else:
-            self.watch.start()
+        self.watch.start()
 
     # What is shown
 
@@ -231,7 +228,13 @@ class TrainPage(QWidget):
         run = course.runs.get(standing.run) or course.current
         return run if run is not None and run.stage in (Stage.WORKING, Stage.PAUSED) else None
 
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        self._update()
+
     def _update(self) -> None:
+        if not self.isVisible():
+            return  # drawn when it is looked at
         course, standing = self.watch.course, self.watch.standing
         if course is not None and not self._chosen:
             at_work = self._at_work() or course.current
@@ -290,7 +293,8 @@ class TrainPage(QWidget):
         paused = self._stands(State.PAUSED)
         for button in (self.pause_button, self.keep_button, self.cancel_button):
             button.setVisible(going)
-        self.go_button.setVisible(standing is not None and not going)
+        done = self._stands(State.DONE)
+        self.go_button.setVisible(standing is not None and not going and not done)
         self.pause_button.setText("Go on" if paused else "Pause")
         self.pause_button.setAccessibleName(self.pause_button.text())
         asked = dict(course.answers) if course is not None else {}
@@ -304,12 +308,10 @@ class TrainPage(QWidget):
         _set(self.keep_button, why_not_keep, "Ends this run with its best weights so far; the next one begins.")
         _set(self.cancel_button, waiting if open_wish == "stop" else "",
              "Ends the training with everything saved; it can go on from here later.")  # fmt: skip
-        done = self._stands(State.DONE)
-        again = self._stands(State.FAILED)
-        title = "See the results" if done else "Try again" if again else "Go on"
+        title = "Try again" if self._stands(State.FAILED) else "Go on"
         self.go_button.setText(title)
         self.go_button.setAccessibleName(title)
-        self.go_button.setToolTip("" if done else "Goes on from the last state that was saved.")
+        self.go_button.setToolTip("Goes on from the last state that was saved.")
         self.answer.setText(_answer(asked, run))
         self.answer.setVisible(bool(self.answer.text()))
 
@@ -464,7 +466,7 @@ def _scores(run: RunCourse, name: str, region: str, strong: bool) -> Series:
 def _loss(run: RunCourse, name: str, term: str, strong: bool) -> Series:
     pairs = [(report.step, getattr(report, term)) for report in run.reports]
     known = [(step, value) for step, value in pairs if value is not None]
-    steps, raw = (np.array([pair[place] for pair in known], float) for place in (0, 1))
+    steps, raw = thinned(np.array([step for step, _ in known], float), np.array([value for _, value in known], float))
     return Series(
         name, run.plan.role, steps, smoothed(raw), raw=raw if strong else np.zeros(0), strong=strong,
         words="{:.3f}",

@@ -25,7 +25,6 @@ from trainer.events import Acknowledged
 from trainer.patients import Patients
 from trainer.study import Cell, Study
 from trainer.training import Training, carry_out
-from trainer.wizard import Page
 
 LEFT = Qt.MouseButton.LeftButton
 T1 = (Sequence.T1,)
@@ -37,13 +36,9 @@ class Wizard(Teller):
     """What the pages need of the wizard they stand in."""
 
     training_changed = Signal()
-    page_changed = Signal()
     look_wanted = Signal(object)
     models_changed = Signal()
     training: Training | None = None
-
-    def go_to(self, page: Page) -> None:
-        raise AssertionError("nobody asked for another page")
 
 
 def make(folder: Path, teacher_steps: int) -> Training:

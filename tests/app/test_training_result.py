@@ -62,7 +62,6 @@ class Judged(UnderWay):
 
 class Wizard(Teller):
     training_changed = Signal()
-    page_changed = Signal()
     look_wanted = Signal(object)
     models_changed = Signal()
 
@@ -192,6 +191,7 @@ def test_nothing_measured_and_nothing_trained_have_their_words(training, wizard,
     jobs = Jobs()
     page = ResultPage(Theme("dark"), jobs, wizard)
     qtbot.addWidget(page)
+    page.show()
     qtbot.waitUntil(lambda: page._words.text().startswith("Nothing is measured yet."), timeout=5_000)
     wizard.training = None
     wizard.training_changed.emit()
@@ -204,6 +204,7 @@ def test_a_damaged_file_of_scores_is_told(training, wizard, qtbot, models):
     jobs = Jobs()
     page = ResultPage(Theme("dark"), jobs, wizard)
     qtbot.addWidget(page)
+    page.show()
     qtbot.waitUntil(lambda: "scores.csv is no file of scores" in page._words.text(), timeout=5_000)
     assert "scores.csv is no file of scores" in told(wizard)
     jobs.close()
@@ -366,6 +367,7 @@ def test_sets_of_sequences_are_looked_at_one_at_a_time(tmp_path, wizard, models,
     jobs = Jobs()
     page = ResultPage(Theme("dark"), jobs, wizard)
     qtbot.addWidget(page)
+    page.show()
     qtbot.waitUntil(lambda: page.pages.currentIndex() == 1, timeout=5_000)
     assert [row[0] for row in table(page)[2:]] == ["Teacher, four sequences", "Baseline, T1", "Student, T1"]
     qtbot.mouseClick(page.set_choice.button("t1+flair"), LEFT)

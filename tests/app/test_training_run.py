@@ -12,7 +12,7 @@ import pytest
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QPushButton
 
-from app.curves import CurvePlot, apart, nice_ceiling, role_colour, smoothed
+from app.curves import CurvePlot, apart, nice_ceiling, role_colour, smoothed, thinned
 from app.jobs import Jobs
 from app.telling import Teller
 from app.theme import DARK, LIGHT, Theme, contrast
@@ -27,7 +27,6 @@ from tests.app.training_folder import BASELINE, STEPS, STUDENT, TEACHER, UnderWa
 from tests.engine import phantoms
 from trainer.events import Acknowledged, Failed, FellBack, Finished, Paused, Resumed, StepEnd, Stopped
 from trainer.training import Heard, State, Training
-from trainer.wizard import Page
 
 LEFT = Qt.MouseButton.LeftButton
 HALF = {TEACHER: STEPS, BASELINE: STEPS, STUDENT: 225}
@@ -41,14 +40,10 @@ class Wizard(Teller):
     def __init__(self) -> None:
         super().__init__()
         self.training: Training | None = None
-        self.pages: list[Page] = []
 
     def look_at(self, training: Training | None) -> None:
         self.training = training
         self.training_changed.emit()
-
-    def go_to(self, page: Page) -> None:
-        self.pages.append(page)
 
 
 @pytest.fixture
@@ -432,6 +427,15 @@ def test_names_at_the_ends_of_curves_do_not_overlap():
     assert apart([95, 96], 15, 0, 100) == [85, 100]
     assert nice_ceiling(0.83) == pytest.approx(1.0)
     assert smoothed(np.array([1.0, 1.0, 1.0])) == pytest.approx([1, 1, 1])
+
+
+def test_a_long_training_is_drawn_with_no_more_points_than_a_screen_has():
+    x = np.arange(1.0, 10_001)
+    thin_x, thin_y = thinned(x, 2 * x)
+    assert thin_x.size <= 300
+    assert thin_x[-1] == 10_000
+    assert thin_y[0] == pytest.approx(2 * x[:34].mean())
+    assert thinned(x[:50], x[:50])[0].size == 50
 
 
 def test_a_training_is_looked_at_without_torch(tmp_path):
