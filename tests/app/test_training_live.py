@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,7 +90,9 @@ def endless(tmp_path: Path, qtbot) -> Iterator[Training]:
     yield made
     if made.running():
         made.ask("stop")
-        qtbot.waitUntil(lambda: not made.running(), timeout=LONG)
+    # The lock is let go of a moment before the process ends.
+    waiting = [thread for thread in threading.enumerate() if thread.name.startswith("waits for the training")]
+    qtbot.waitUntil(lambda: not any(thread.is_alive() for thread in waiting), timeout=LONG)
 
 
 @pytest.mark.slow
