@@ -50,7 +50,7 @@ from app.layers_panel import LayersPanel
 from app.layouts import Layouts
 from app.picture import compose, words_for
 from app.readout import Readout
-from app.review import Review
+from app.review import TRUTH, Review
 from app.ruler import RulerTool
 from app.segment_panel import ResultPanel, SegmentPanel
 from app.session import Session, Stage
@@ -116,6 +116,7 @@ class MainWindow(QMainWindow):
         self.cases = Cases(model, session, jobs, self.corrections, settings, self)
         self.wizard: TrainingWizard | None = None
         self._background: TrainingBackground | None = None
+        self._wanted: Look | None = None
         self.banner = Banner(theme, session)
         self.banner.volume_chosen.connect(session.choose_volume)
         self.readout = Readout(model)
@@ -180,6 +181,7 @@ class MainWindow(QMainWindow):
         self.surface.failed.connect(session.fail)
         session.patient_changed.connect(self._update)
         session.stage_changed.connect(self._update)
+        session.stage_changed.connect(self._look)
         session.result_changed.connect(self._update)
         session.problem_changed.connect(self._update_message)
         self.correct.browse.connect(self.copy_from_file)
@@ -639,10 +641,27 @@ class MainWindow(QMainWindow):
             model.look_at(training)
 
     def look(self, wanted: Look) -> None:
-        """Open a patient of a training, to be compared with its truth or with what a network made of it."""
+        """Open a patient of a training, with what a network made of it beside its truth."""
+        self._wanted = wanted
         self.session.open(wanted.scans)
         self.raise_()
         self.activateWindow()
+
+    def _look(self) -> None:
+        """Once the patient is read."""
+        wanted, session = self._wanted, self.session
+        if wanted is None or session.stage in (Stage.EMPTY, Stage.LOADING):
+            return
+        self._wanted = None
+        # Somebody may have opened another patient meanwhile.
+        if session.files is None or set(session.files.files.values()) != set(wanted.scans):
+            return
+        if wanted.mask is not None:
+            from engine.nifti import Convention
+
+            self.review.show_file(wanted.mask, wanted.title, Convention.GLIASCOPE, wanted.truth)
+        elif wanted.truth is not None:
+            self.review.show_file(wanted.truth, TRUTH, wanted.convention)
 
     # Drag and drop
 

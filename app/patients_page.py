@@ -654,7 +654,8 @@ class Detail(QScrollArea):
         self.buttons["include"] = button
         look = push("Open in the viewer", "", "Look at the scans and compare with the ground truth")
         scans = tuple(patient.files.values())
-        look.clicked.connect(lambda: self._wizard.look_wanted.emit(Look(scans, patient.truth)))
+        wanted = Look(scans, patient.truth, convention=patient.convention)
+        look.clicked.connect(lambda: self._wizard.look_wanted.emit(wanted))
         self.buttons["look"] = look
         row.addWidget(button)
         row.addWidget(look)

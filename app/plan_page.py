@@ -476,7 +476,7 @@ class PlanPage(QWidget):
         )
         self.start_button = MenuButton(theme, "Weights to begin with")
         self.start_button.setMaximumWidth(320)
-        self.start_button.setMenu(QMenu(self.start_button))
+        self.start_button.clicked.connect(self._offer_starts)
         body.addWidget(self.start_button)
 
         self._device_rows = QVBoxLayout()
@@ -682,20 +682,30 @@ class PlanPage(QWidget):
             self.split_fold.say(f"{value} of {_patients(count)} are kept apart")
 
     def _update_start(self, plan: Plan) -> None:
-        titles = {"": SCRATCH} | {card.name: f"{card.title} {card.version}" for card in self.wizard.wizard.models}
-        chosen = titles.get(plan.start_from, plan.start_from)
+        chosen = self._starts().get(plan.start_from, plan.start_from)
         self.start_button.setText(chosen)
         self.start_button.setAccessibleName(f"Weights to begin with: {chosen}")
         self.start_fold.say(chosen)
-        menu = self.start_button.menu()
-        menu.clear()
-        for name, title in titles.items():
+
+    def start_menu(self) -> QMenu:
+        """The models one can begin with."""
+        plan = self.wizard.plan
+        menu = QMenu(self)
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        for name, title in self._starts().items():
             entry = action(title, self)
             entry.setParent(menu)
             entry.setCheckable(True)
-            entry.setChecked(name == plan.start_from)
+            entry.setChecked(plan is not None and name == plan.start_from)
             entry.triggered.connect(lambda _=False, name=name: self._change(start_from=name))
             menu.addAction(entry)
+        return menu
+
+    def _offer_starts(self) -> None:
+        self.start_menu().popup(self.start_button.mapToGlobal(self.start_button.rect().bottomLeft()))
+
+    def _starts(self) -> dict[str, str]:
+        return {"": SCRATCH} | {card.name: f"{card.title} {card.version}" for card in self.wizard.wizard.models}
 
     # Devices
 

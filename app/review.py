@@ -61,6 +61,7 @@ class Review(QObject):
         self._patient: object = None
         self._looked: Looked | None = None
         self._coming = ""
+        self._title = ""
         self._at = -1
         self._lesion = -1
         self._wanted: str | None = None
@@ -80,7 +81,7 @@ class Review(QObject):
         """What the mask on screen is called."""
         result = self._session.result
         if result is None:
-            return "This scan"
+            return self._title or "This scan"
         title = result.segmentation.card.title
         return title[:1].upper() + title[1:]
 
@@ -123,6 +124,38 @@ class Review(QObject):
             from engine.nifti import Convention
 
             self.compare_file(path, TRUTH, Convention.GLIASCOPE if path.parent == DEMO else None)
+
+    def show_file(self, path: Path, title: str, convention: Convention | None, truth: Path | None = None) -> None:
+        """Show a mask that was made elsewhere as if it were the result, and go to where it is largest.
+
+        Args:
+            path: The mask.
+            title: What it is called.
+            convention: What its labels mean; told from the file when not given.
+            truth: What it is to be compared with once it is there.
+        """
+        subject = self._session.subject
+        if subject is None:
+            return
+
+        def show(mask: Mask) -> None:
+            self._title = title
+            self._model.set_mask(mask)
+            self._session.go_to_largest()
+            self.changed.emit()
+            if truth is not None:
+                self.compare_file(truth, TRUTH)
+
+        self._jobs.run(
+            tasks.read_mask,
+            path,
+            convention,
+            self._model.layers,
+            subject.grid,
+            on_finished=show,
+            on_failed=lambda error: self._session.fail(error, "Showing the mask stopped"),
+            topic="shown",
+        )
 
     def compare_file(self, path: Path, name: str = "", convention: Convention | None = None) -> None:
         """Compare with a mask in a file; where its labels do not say what they mean, ask."""
@@ -218,7 +251,8 @@ class Review(QObject):
         if subject is not self._patient:
             self._patient = subject
             self._jobs.drop("compare")
-            self._versions, self._coming = {}, ""
+            self._jobs.drop("shown")
+            self._versions, self._coming, self._title = {}, "", ""
         self.changed.emit()
 
     # A second look
