@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PySide6.QtCore import QRectF, QSize, Qt, QTimer
-from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen
+from PySide6.QtCore import Qt, QTimer
 from PySide6.QtWidgets import (
     QAbstractButton,
     QButtonGroup,
     QCheckBox,
     QFileDialog,
-    QFrame,
     QGridLayout,
     QHBoxLayout,
     QLabel,
     QLineEdit,
     QMenu,
-    QProgressBar,
     QRadioButton,
     QScrollArea,
-    QSizePolicy,
     QSpinBox,
     QVBoxLayout,
     QWidget,
@@ -34,8 +29,16 @@ from PySide6.QtWidgets import (
 from app import installing
 from app.controls import ElidedLabel, IconButton, MenuButton, Segments, action, clear, label, push
 from app.jobs import Job, Jobs, Queue
+from app.plan_parts import (
+    Fold,
+    QualityCard,
+    SequenceChoice,
+    Summary,
+    count_of_patients,
+    device_in_words,
+)
 from app.telling import Problem
-from app.theme import LABEL_PX, RADIUS, Theme, blend, body_font
+from app.theme import Theme
 from app.training_course import time_left
 from app.wizard_model import WizardModel
 from engine.progress import Progress
@@ -47,8 +50,6 @@ if TYPE_CHECKING:
     from trainer.patients import Patients
     from trainer.wizard import Split
 
-SUMMARY_WIDTH = 324
-COLUMN_WIDTH = 740
 # The sums are cheap, but not for each letter of a name.
 SUMS_AFTER_MS = 60
 QUALITIES = {
@@ -57,189 +58,6 @@ QUALITIES = {
     Quality.THOROUGH: ("Thorough", "For models that others will use."),
 }
 SCRATCH = "Random weights"
-SCRIPT = "train.sbatch"
-
-
-def named(sequences: Iterable[Sequence]) -> str:
-    """``"T1+FLAIR"``."""
-    return "+".join(sequence.title for sequence in Sequence if sequence in set(sequences))
-
-
-class SequenceChoice(QWidget):
-    """Four switches, one a sequence.
-
-    Args:
-        words: Whose sequences these are, for screen readers.
-        chosen: Those that are on.
-        change: Called with others when the user switches.
-    """
-
-    def __init__(
-        self, words: str, chosen: tuple[Sequence, ...], change: Callable[[tuple[Sequence, ...]], object]
-    ) -> None:
-        super().__init__()
-        self._change = change
-        row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(6)
-        self.buttons: dict[Sequence, QAbstractButton] = {}
-        for sequence in Sequence:
-            button = push(sequence.title, "chip")
-            button.setCheckable(True)
-            button.setAccessibleName(f"{words}: {sequence.title}")
-            button.clicked.connect(self._clicked)
-            self.buttons[sequence] = button
-            row.addWidget(button)
-        self.set(chosen)
-
-    def set(self, chosen: tuple[Sequence, ...]) -> None:
-        """Show what is on, without telling."""
-        for sequence, button in self.buttons.items():
-            on = sequence in chosen
-            button.setChecked(on)
-            last = on and len(chosen) == 1
-            button.setEnabled(not last)
-            button.setToolTip("At least one sequence is needed; switch another on first." if last else "")
-
-    def _clicked(self) -> None:
-        self._change(tuple(sequence for sequence, button in self.buttons.items() if button.isChecked()))
-
-
-class QualityCard(QAbstractButton):
-    """One of the presets: its name, what it is for, and how long it takes here.
-
-    Args:
-        theme: The colours.
-        title: Its name.
-        words: What it is for.
-    """
-
-    def __init__(self, theme: Theme, title: str, words: str) -> None:
-        super().__init__()
-        self._theme, self._words, self.time = theme, words, ""
-        self.setText(title)
-        self.setCheckable(True)
-        self.setFixedHeight(98)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.setFocusPolicy(Qt.FocusPolicy.TabFocus)
-        self.setCursor(Qt.CursorShape.PointingHandCursor)
-        self.setAttribute(Qt.WidgetAttribute.WA_Hover)
-        self.show_time("")
-        theme.changed.connect(self.update)
-
-    def show_time(self, time: str) -> None:
-        """How long it would take; empty where nobody knows yet."""
-        self.time = time
-        self.setAccessibleName(f"{self.text()}: {self._words} {time}".strip())
-        self.update()
-
-    def sizeHint(self) -> QSize:
-        return QSize(220, 98)
-
-    def paintEvent(self, event: QPaintEvent) -> None:
-        c = self._theme.colours
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        on = self.isChecked()
-        box = QRectF(self.rect()).adjusted(1, 1, -1, -1)
-        painter.setBrush(QColor(blend(c.accent, c.panel, 0.12) if on else c.raised if self.underMouse() else c.panel))
-        edge = c.accent if on or self.hasFocus() else c.hairline
-        painter.setPen(QPen(QColor(edge), 2 if self.hasFocus() else 1.2))
-        painter.drawRoundedRect(box, RADIUS + 2, RADIUS + 2)
-        inside = box.adjusted(14, 11, -14, -10)
-        painter.setFont(body_font(14, medium=True))
-        painter.setPen(QColor(c.text))
-        painter.drawText(inside, int(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop), self.text())
-        painter.setFont(body_font(LABEL_PX + 1))
-        painter.setPen(QColor(c.secondary))
-        flags = int(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop) | int(Qt.TextFlag.TextWordWrap)
-        painter.drawText(inside.adjusted(0, 21, 0, 0), flags, self._words)
-        painter.setFont(body_font())
-        painter.setPen(QColor(c.text if self.time else c.secondary))
-        time = self.time or "not measured yet"
-        painter.drawText(inside, int(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignBottom), time)
-
-
-class Fold(QWidget):
-    """A line that says what was decided and opens to where it is decided.
-
-    Args:
-        theme: The colours.
-        title: What is decided.
-    """
-
-    def __init__(self, theme: Theme, title: str) -> None:
-        super().__init__()
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(0)
-        self.head = FoldHead(theme, title)
-        self.head.toggled.connect(self._open)
-        self.inside = QWidget()
-        self.body = QVBoxLayout(self.inside)
-        self.body.setContentsMargins(24, 4, 0, 16)
-        self.body.setSpacing(8)
-        self.inside.hide()
-        column.addWidget(self.head)
-        column.addWidget(self.inside)
-
-    def _open(self, on: bool) -> None:
-        self.inside.setVisible(on)
-
-    def say(self, words: str) -> None:
-        """What is decided now."""
-        self.head.say(words)
-
-
-class FoldHead(QAbstractButton):
-    """The line of a `Fold`: a caret, what is decided, and how."""
-
-    def __init__(self, theme: Theme, title: str) -> None:
-        super().__init__()
-        self._theme, self._words = theme, ""
-        self.setText(title)
-        self.setCheckable(True)
-        self.setFixedHeight(42)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.setFocusPolicy(Qt.FocusPolicy.TabFocus)
-        self.setCursor(Qt.CursorShape.PointingHandCursor)
-        self.setAttribute(Qt.WidgetAttribute.WA_Hover)
-        theme.changed.connect(self.update)
-        self.say("")
-
-    def say(self, words: str) -> None:
-        """What is decided now."""
-        self._words = words
-        self.setAccessibleName(f"{self.text()}: {words}")
-        self.update()
-
-    @property
-    def words(self) -> str:
-        """What it says."""
-        return self._words
-
-    def sizeHint(self) -> QSize:
-        return QSize(400, 42)
-
-    def paintEvent(self, event: QPaintEvent) -> None:
-        c = self._theme.colours
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.fillRect(0, 0, self.width(), 1, QColor(c.hairline))
-        if self.hasFocus():
-            painter.setPen(QPen(QColor(c.accent), 1))
-            painter.drawRoundedRect(QRectF(self.rect()).adjusted(0.5, 2.5, -0.5, -2.5), RADIUS, RADIUS)
-        colour = c.text if self.underMouse() or self.isChecked() else c.secondary
-        caret = self._theme.icon("caret-down" if self.isChecked() else "caret-right", colour)
-        caret.paint(painter, 4, (self.height() - 12) // 2, 12, 12)
-        painter.setFont(body_font())
-        painter.setPen(QColor(c.text))
-        inside = self.rect().adjusted(24, 0, -6, 0)
-        painter.drawText(inside, int(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter), self.text())
-        left = painter.fontMetrics().horizontalAdvance(self.text()) + 24
-        painter.setPen(QColor(c.secondary))
-        words = painter.fontMetrics().elidedText(self._words, Qt.TextElideMode.ElideMiddle, inside.width() - left)
-        painter.drawText(inside, int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter), words)
 
 
 @dataclass(frozen=True)
@@ -258,7 +76,13 @@ class Sums:
 
 
 def add_up(
-    plan: Plan, patients: Patients, volumes: dict[str, float], pace: Pace | None, sound: bool, progress: Progress
+    plan: Plan,
+    patients: Patients,
+    volumes: dict[str, float],
+    models: tuple[ModelCard, ...],
+    pace: Pace | None,
+    sound: bool,
+    progress: Progress,
 ) -> Sums:
     """What a plan comes to: who is measured on, how long each preset takes, what is free.
 
@@ -266,6 +90,7 @@ def add_up(
         plan: What is to be trained.
         patients: On whom.
         volumes: Whole tumours in ml, where known.
+        models: Those there are.
         pace: What was measured of this machine.
         sound: Whether the plan can be carried out.
         progress: To be stopped by.
@@ -279,7 +104,7 @@ def add_up(
         for quality in Quality if pace is not None else ():
             progress.check()
             assert pace is not None
-            estimates[quality] = estimate(replace(plan, quality=quality), patients, pace)
+            estimates[quality] = estimate(replace(plan, quality=quality), patients, pace, models)
     return Sums(split, estimates, free_gb(plan.folder))
 
 
@@ -320,6 +145,7 @@ class PlanPage(QWidget):
         self._measuring: Job | None = None
         self._installing: Job | None = None
         self._asked_devices = False
+        self._tried: set[str] = set()
 
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
@@ -340,7 +166,14 @@ class PlanPage(QWidget):
         area.setWidget(inside)
         self.area = area
         row.addWidget(area, 1)
-        self.summary = Summary(theme, self)
+        self.summary = Summary()
+        for signal, act in (
+            (self.summary.measure, self.measure),
+            (self.summary.stop_measuring, self.stop_measuring),
+            (self.summary.install, self.install_torch),
+            (self.summary.stop_installing, self.stop_installing),
+        ):
+            signal.connect(act)
         row.addWidget(self.summary)
 
         column.addWidget(label("Plan", "title"))
@@ -582,8 +415,9 @@ class PlanPage(QWidget):
             self._change(split=Folds(count) if isinstance(plan.split, Folds) else HoldOut(count))
 
     def _usable_count(self) -> int:
-        patients = self.wizard.patients
-        return len(patients.having(())) if patients is not None else 0
+        """How many may be measured on: all that the teacher could see."""
+        plan, patients = self.wizard.plan, self.wizard.usable
+        return len(patients.having(plan.teacher)) if plan is not None and patients is not None else 0
 
     def browse_folder(self) -> None:
         """Choose where the training's folder is made."""
@@ -603,7 +437,7 @@ class PlanPage(QWidget):
         if not name:
             return
         counts = {key: box.value() for key, box in self.cluster_counts.items()}
-        self.wizard.write_for_cluster(Path(name), SCRIPT, **counts)
+        self.wizard.write_for_cluster(Path(name), **counts)
 
     # What is shown
 
@@ -613,13 +447,13 @@ class PlanPage(QWidget):
             self._update()
 
     def _update(self) -> None:
-        plan, patients = self.wizard.plan, self.wizard.patients
+        plan, patients = self.wizard.plan, self.wizard.usable
         if plan is None or patients is None:
             return
         self._update_students(plan, patients)
         self.teacher.set(plan.teacher)
         count = len(patients.having(plan.teacher))
-        self.teacher_words.setText(f"{_patients(count)} have all of these")
+        self.teacher_words.setText(f"{count_of_patients(count)} have all of these")
         for box, on in ((self.any_box, plan.any_student), (self.baseline_box, plan.baseline)):
             box.blockSignals(True)
             box.setChecked(on)
@@ -627,16 +461,16 @@ class PlanPage(QWidget):
         self.qualities[plan.quality].setChecked(True)
         self._update_split(plan)
         self._update_start(plan)
-        self._update_devices(plan)
+        self._update_devices()
         if self.name.text().strip() != plan.name:
             self.name.setText(plan.name)
         self.folder.setText(str(plan.folder))
         self.folder.setToolTip(str(plan.folder))
         self.place_fold.say(plan.name)
-        why = plan.why_not(patients, self.wizard.wizard.models)
+        why = self.wizard.why_not_plan
         self.cluster_button.setEnabled(not why)
         self.cluster_button.setToolTip(why or "Choose where to; nothing is sent anywhere")
-        self.summary.show_plan(plan, patients)
+        self.summary.show_plan(plan, plan.worth_knowing(patients, self.wizard.wizard.models))
         self._later.start()
 
     def _update_students(self, plan: Plan, patients: Patients) -> None:
@@ -662,7 +496,7 @@ class PlanPage(QWidget):
         for number, student in enumerate(plan.students):
             self.student_rows[number].set(student)
             count = len(patients.having(student))
-            self._student_words[number].setText(f"learns from {_patients(count)}")
+            self._student_words[number].setText(f"learns from {count_of_patients(count)}")
             self.remove_buttons[number].setEnabled(several)
             self.remove_buttons[number].say("Train no such student" if several else "At least one student is trained")
 
@@ -675,11 +509,11 @@ class PlanPage(QWidget):
         self.split_count.setRange(2 if folds else 1, max(2, min(10, count)) if folds else max(1, count - 1))
         self.split_count.setValue(value)
         self.split_count.blockSignals(False)
-        self.split_words.setText("folds" if folds else f"of {_patients(count)}")
+        self.split_words.setText("folds" if folds else f"of {count_of_patients(count)}")
         if isinstance(plan.split, Folds):
             self.split_fold.say(f"Everybody once, in {plan.split.count} folds")
         else:
-            self.split_fold.say(f"{value} of {_patients(count)} are kept apart")
+            self.split_fold.say(f"{value} of {count_of_patients(count)} are kept apart")
 
     def _update_start(self, plan: Plan) -> None:
         chosen = self._starts().get(plan.start_from, plan.start_from)
@@ -705,7 +539,9 @@ class PlanPage(QWidget):
         self.start_menu().popup(self.start_button.mapToGlobal(self.start_button.rect().bottomLeft()))
 
     def _starts(self) -> dict[str, str]:
-        return {"": SCRATCH} | {card.name: f"{card.title} {card.version}" for card in self.wizard.wizard.models}
+        plan = self.wizard.plan
+        fitting = plan.starting_points(self.wizard.wizard.models) if plan is not None else []
+        return {"": SCRATCH} | {card.name: f"{card.title} {card.version}" for card in fitting}
 
     # Devices
 
@@ -737,17 +573,25 @@ class PlanPage(QWidget):
 
         self._jobs.run(look_for_devices, on_finished=found, on_failed=failed, topic="devices")
 
-    def _update_devices(self, plan: Plan) -> None:
-        chosen = next((device for device in self.devices if device.kind == plan.device), None)
-        self.device_fold.say(device_in_words(chosen) if chosen is not None else "Looking")
-        if plan.device in self.device_buttons:
-            self.device_buttons[plan.device].setChecked(True)
+    def _update_devices(self) -> None:
+        device = self.device
+        self.device_fold.say(device_in_words(device) if device is not None else "Looking")
+        if device is not None:
+            self.device_buttons[device.kind].setChecked(True)
 
     @property
     def device(self) -> Device | None:
-        """What the plan runs on, once it is known what there is."""
+        """What the plan runs on, once it is known what there is; the best where the plan leaves it open."""
         plan = self.wizard.plan
-        return next((device for device in self.devices if plan is not None and device.kind == plan.device), None)
+        usable = [device for device in self.devices if device.usable]
+        if plan is None or not usable:
+            return None
+        return next((device for device in usable if device.kind == plan.device), usable[0])
+
+    @property
+    def kind(self) -> str:
+        """The same as a config names it; empty while it is unknown."""
+        return self.device.kind if self.device is not None else ""
 
     # Measuring
 
@@ -758,22 +602,22 @@ class PlanPage(QWidget):
 
     def _measure_if_wise(self) -> None:
         """Twenty seconds of work nobody asked for are given once for a device, where training is possible at all."""
-        plan, device = self.wizard.plan, self.device
-        wanted = self.wizard.page is Page.PLAN and self.wizard.training is None
-        if wanted and plan is not None and device is not None and device.usable and plan.device not in self.paces:
+        wanted = self.wizard.page is Page.PLAN and self.wizard.training is None and not self.wizard.why_not_plan
+        if wanted and self.kind and self.kind not in self._tried:
             self.measure()
 
     def measure(self) -> None:
         """Try on this machine how long a step takes."""
         from trainer.estimate import measure
 
-        plan = self.wizard.plan
-        if plan is None or self._measuring is not None or not installing.torch_is_here():
+        plan, kind, models = self.wizard.plan, self.kind, self.wizard.wizard.models
+        if plan is None or not kind or self._measuring is not None or not installing.torch_is_here():
             return
+        self._tried.add(kind)
 
         def done(pace: Pace) -> None:
             self._measuring = None
-            self.paces[plan.device] = pace
+            self.paces[pace.device] = pace
             self.summary.show_measuring(None)
             self._add_up()
 
@@ -788,9 +632,7 @@ class PlanPage(QWidget):
 
         self.summary.show_measuring(0.0)
         self._measuring = self._jobs.run(
-            measure,
-            plan.device,
-            plan,
+            lambda progress: measure(kind, plan, progress, models),
             on_finished=done,
             on_failed=failed,
             on_cancelled=cancelled,
@@ -804,7 +646,7 @@ class PlanPage(QWidget):
             self._measuring.cancel()
 
     def _add_up(self) -> None:
-        plan, patients = self.wizard.plan, self.wizard.patients
+        plan, patients = self.wizard.plan, self.wizard.usable
         if plan is None or patients is None:
             return
         self._measure_if_wise()
@@ -817,9 +659,10 @@ class PlanPage(QWidget):
             add_up,
             plan,
             patients,
-            self.wizard.volumes,
-            self.paces.get(plan.device),
-            not plan.why_not(patients, self.wizard.wizard.models),
+            self.wizard.wizard.volumes_ml,
+            self.wizard.wizard.models,
+            self.paces.get(self.kind),
+            not self.wizard.why_not_plan,
             on_finished=done,
             on_failed=lambda error: self.wizard.fail(error, "Adding up stopped"),
             topic="sums",
@@ -839,7 +682,7 @@ class PlanPage(QWidget):
         clear(self.split_table)
         if split is None:
             return
-        volumes = self.wizard.volumes
+        volumes = self.wizard.wizard.volumes_ml
         groups = [(f"Fold {number}", names) for number, names in enumerate(split.held_out, 1)]
         if len(groups) == 1:
             groups = [("Kept apart", split.held_out[0])]
@@ -850,7 +693,7 @@ class PlanPage(QWidget):
             sizes = sorted(volumes[name] for name in names if name in volumes)
             middle = f", median tumour {sizes[len(sizes) // 2]:.0f} ml" if sizes else ""
             self.split_table.addWidget(
-                label(f"{title.upper()}: {_patients(len(names))}{middle}", "caption"), row, 0, 1, 3
+                label(f"{title.upper()}: {count_of_patients(len(names))}{middle}", "caption"), row, 0, 1, 3
             )
             row += 1
             # Down the columns, as lists of names are read.
@@ -904,182 +747,3 @@ class PlanPage(QWidget):
         if self._installing is not None:
             self.summary.show_installing("Stopping")
             self._installing.cancel()
-
-
-def device_in_words(device: Device) -> str:
-    """``"Processor, 8 cores: 12 GB free"``."""
-    free = f": {device.free_gb:.0f} GB free" if device.free_gb is not None and device.usable else ""
-    return f"{device.title}{free}" if device.usable else f"{device.title}: {device.why_not}"
-
-
-def _patients(count: int) -> str:
-    return "one patient" if count == 1 else f"{count} patients"
-
-
-class Summary(QFrame):
-    """Right of the questions: what will happen, how long it takes, and what has to be there for it.
-
-    Args:
-        theme: The colours.
-        page: What is asked of it.
-    """
-
-    def __init__(self, theme: Theme, page: PlanPage) -> None:
-        super().__init__()
-        self._page = page
-        self.setObjectName("detail")
-        self.setFixedWidth(SUMMARY_WIDTH)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(20, 22, 20, 20)
-        column.setSpacing(4)
-        column.addWidget(label("WHAT WILL HAPPEN", "caption"))
-        self._runs = QVBoxLayout()
-        self._runs.setSpacing(10)
-        column.addSpacing(4)
-        column.addLayout(self._runs)
-        column.addSpacing(18)
-        column.addWidget(label("HOW LONG", "caption"))
-        self.time = label("", "figure")
-        column.addWidget(self.time)
-        self.on_what = label("", "secondary", wrap=True)
-        column.addWidget(self.on_what)
-        column.addSpacing(4)
-        self.progress = QProgressBar()
-        self.progress.setRange(0, 1000)
-        self.progress.setTextVisible(False)
-        self.progress.setAccessibleName("Measuring this machine")
-        column.addWidget(self.progress)
-        line = QHBoxLayout()
-        self.measure_button = push("Measure again", "link")
-        self.measure_button.clicked.connect(self._measure_or_stop)
-        line.addWidget(self.measure_button)
-        line.addStretch()
-        column.addLayout(line)
-        column.addSpacing(14)
-        column.addWidget(label("WHAT IT NEEDS", "caption"))
-        self.needs = [label("", "secondary", wrap=True) for _ in range(2)]
-        for words in self.needs:
-            column.addWidget(words)
-        column.addStretch()
-        column.addWidget(self._make_torch())
-        self.show_measuring(None)
-        self.show_installing("")
-
-    def _make_torch(self) -> QFrame:
-        self.torch = QFrame()
-        self.torch.setObjectName("note")
-        self.torch.setProperty("grave", True)
-        column = QVBoxLayout(self.torch)
-        column.setContentsMargins(14, 12, 12, 12)
-        column.setSpacing(8)
-        self.torch_words = label("", "", wrap=True)
-        column.addWidget(self.torch_words)
-        self.torch_doing = label("", "secondary", wrap=True)
-        column.addWidget(self.torch_doing)
-        self.torch_progress = QProgressBar()
-        self.torch_progress.setRange(0, 0)
-        self.torch_progress.setTextVisible(False)
-        self.torch_progress.setAccessibleName("Installing torch")
-        column.addWidget(self.torch_progress)
-        self.torch_button = push("Install torch", "primary")
-        self.torch_button.clicked.connect(self._install_or_stop)
-        column.addWidget(self.torch_button)
-        return self.torch
-
-    def show_plan(self, plan: Plan, patients: Patients) -> None:
-        """What is trained, in its order."""
-        clear(self._runs)
-        held = ""
-        if isinstance(plan.split, HoldOut):
-            held = f"Every model is measured on the {_patients(plan.split.patients)} kept apart."
-        else:
-            held = f"Each is trained {plan.split.count} times, and once more on everybody for the app."
-        lines = [("Teacher", named(plan.teacher))]
-        for student in plan.students:
-            lines += [("Baseline", named(student))] if plan.baseline else []
-            lines.append(("Student", named(student)))
-        if plan.any_student:
-            lines += [("Baseline", "any subset")] if plan.baseline else []
-            lines.append(("Student", "any subset"))
-        grid = QGridLayout()
-        grid.setHorizontalSpacing(10)
-        grid.setVerticalSpacing(6)
-        grid.setColumnStretch(2, 1)
-        for row, (role, sees) in enumerate(lines):
-            grid.addWidget(label(str(row + 1), "secondary"), row, 0)
-            grid.addWidget(label(role), row, 1)
-            grid.addWidget(label(sees, "secondary"), row, 2)
-        self._runs.addLayout(grid)
-        self._runs.addWidget(label(held, "secondary", wrap=True))
-        self._update_torch()
-
-    def show_sums(self, found: Estimate | None, disk_free_gb: float | None, device: Device | None) -> None:
-        """How long, how much memory and how much disk; what is not known is not said."""
-        self.time.setText(time_left(found.seconds_low, found.seconds_high) if found is not None else "Not measured yet")
-        self.on_what.setText(device.title if device is not None else "")
-        memory = disk = ""
-        if found is not None:
-            free = f" of {device.free_gb:.0f} GB free" if device is not None and device.free_gb is not None else ""
-            memory = f"Memory: {found.memory_mb / 1000:.1f} GB{free}"
-            room = f" of {disk_free_gb:.0f} GB free" if disk_free_gb is not None else ""
-            disk = f"Disk: {max(0.1, found.disk_mb / 1000):.1f} GB{room}"
-        elif disk_free_gb is not None:
-            disk = f"Disk: {disk_free_gb:.0f} GB free"
-        self.needs[0].setText(memory)
-        self.needs[1].setText(disk)
-
-    def show_measuring(self, fraction: float | None) -> None:
-        """How far the measurement of this machine is; ``None`` for none under way."""
-        under_way = fraction is not None
-        self.progress.setVisible(under_way)
-        self.progress.setValue(round(1000 * (fraction or 0)))
-        if under_way:
-            self.time.setText("Measuring")
-            self.on_what.setText("Some real steps on made-up patients, for about 20 seconds.")
-        words = "Skip" if under_way else "Measure again" if self._page.paces else "Measure this machine"
-        self.measure_button.setText(words)
-        self.measure_button.setAccessibleName(words)
-        if not under_way:
-            plan = self._page.wizard.plan
-            found = self._page.sums.estimates.get(plan.quality) if plan is not None else None
-            self.show_sums(found, self._page.sums.disk_free_gb, self._page.device)
-
-    def _measure_or_stop(self) -> None:
-        if self._page.measuring:
-            self._page.stop_measuring()
-        else:
-            self._page.measure()
-
-    # torch
-
-    def _update_torch(self) -> None:
-        here = installing.torch_is_here()
-        self.torch.setVisible(not here or self._page.installing)
-        self.measure_button.setVisible(here)
-        if here:
-            return
-        why = installing.why_not_install()
-        words = "Training needs torch, which is not installed yet"
-        self.torch_words.setText(f"{words}. {why}" if why else f"{words}: {installing.room_in_words()}.")
-        self.torch_button.setVisible(not why)
-
-    def show_installing(self, words: str) -> None:
-        """What the installation is at; empty when there is none."""
-        under_way = bool(words)
-        self.torch_doing.setVisible(under_way)
-        self.torch_progress.setVisible(under_way)
-        self.torch_doing.setText(words)
-        self.torch_button.setText("Stop" if under_way else "Install torch")
-        unpacking = words.startswith(installing.UNPACKING)
-        stopping = words == "Stopping"
-        self.torch_button.setEnabled(not unpacking and not stopping)
-        self.torch_button.setToolTip(
-            "Packages are being unpacked; stopping now would leave half of them." if unpacking else ""
-        )
-        self._update_torch()
-
-    def _install_or_stop(self) -> None:
-        if self._page.installing:
-            self._page.stop_installing()
-        else:
-            self._page.install_torch()

@@ -394,36 +394,33 @@ class WizardModel(Teller):
             self.page_changed.emit()
 
     @property
-    def volumes(self) -> dict[str, float]:
-        """The whole tumour of each patient in ml, where it is known."""
-        return {
-            name: report.facts.whole_tumour_ml
-            for name, report in self.reports.items()
-            if report.facts.whole_tumour_ml is not None
-        }
+    def usable(self) -> Patients | None:
+        """The patients a training can use; ``None`` before all were looked at."""
+        return self.wizard.usable
 
-    def write_for_cluster(self, folder: Path, script: str, gpus: int, nodes: int, hours: int) -> None:
+    @property
+    def why_not_plan(self) -> str:
+        """What keeps the plan from being carried out, in a sentence; empty if nothing does."""
+        plan, usable = self.plan, self.usable
+        if plan is None or usable is None:
+            return "Choose the patients first."
+        return plan.why_not(usable, self.wizard.models)
+
+    def write_for_cluster(self, folder: Path, gpus: int, nodes: int) -> None:
         """Write the training's folder with a batch script in it, and start nothing here."""
-        plan, patients = self.plan, self.patients
-        if plan is None or patients is None:
+        plan, usable = self.plan, self.usable
+        if plan is None or usable is None or self.why_not_plan:
             return
-        start = next((card for card in self.wizard.models if card.name == plan.start_from), None)
-        volumes = self.volumes
+        volumes, models = self.wizard.volumes_ml, self.wizard.models
 
         def write(progress: Progress) -> Path:
-            from engine.files import whole_file
-            from trainer.training import Training
-
             progress.check()
-            place = folder / plan.name
-            Training.create(place, plan.study(patients, volumes), patients, start)
-            with whole_file(place / script) as partial:
-                partial.write_text(plan.slurm_script(gpus, nodes, hours), encoding="utf-8")
-            return place
+            return plan.write_for_a_cluster(folder / plan.name, usable, volumes, models, gpus, nodes).folder
 
         def written(place: Path) -> None:
-            words = f"Everything for the cluster is in {place}. Submit it there with: sbatch {script}"
-            self.tell(Problem(words, note=True))
+            self.tell(
+                Problem(f"Everything for the cluster is in {place}; submit the script that lies there.", note=True)
+            )
 
         self._jobs.run(
             write,
