@@ -46,6 +46,7 @@ from engine.volume import Sequence
 from trainer.wizard import Folds, HoldOut, Page, Plan, Quality
 
 if TYPE_CHECKING:
+    from engine.model_card import ModelCard
     from trainer.estimate import Device, Estimate, Pace
     from trainer.patients import Patients
     from trainer.wizard import Split
@@ -492,13 +493,10 @@ class PlanPage(QWidget):
                 self.student_rows.append(choice)
                 self.remove_buttons.append(remove)
                 self._student_words.append(words)
-        several = len(plan.students) + plan.any_student > 1
         for number, student in enumerate(plan.students):
             self.student_rows[number].set(student)
             count = len(patients.having(student))
             self._student_words[number].setText(f"learns from {count_of_patients(count)}")
-            self.remove_buttons[number].setEnabled(several)
-            self.remove_buttons[number].say("Train no such student" if several else "At least one student is trained")
 
     def _update_split(self, plan: Plan) -> None:
         count = self._usable_count()
