@@ -58,6 +58,7 @@ from app.settings import Settings
 from app.shortcuts import bind, in_group, sheet
 from app.speech import SliceSpeech
 from app.surface_cell import SurfaceCell
+from app.telling import Problem
 from app.theme import Theme
 from app.tour import Step, Tour
 from app.viewer_model import PRESETS, Layout, Plane, ViewerModel
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from app.training_wizard import TrainingWizard
     from app.wizard_model import Look
     from engine.model_card import ModelCard
+    from trainer.training import Training
 
 Choice = TypeVar("Choice", bound=Enum)
 

@@ -355,7 +355,6 @@ class PlanPage(QWidget):
         for name, words, value, most in (
             ("gpus", "GPUs a node", 1, 16),
             ("nodes", "Nodes", 1, 64),
-            ("hours", "Hours", 24, 240),
         ):
             line.addWidget(label(words, "secondary"))
             box = QSpinBox()
@@ -496,7 +495,9 @@ class PlanPage(QWidget):
         for number, student in enumerate(plan.students):
             self.student_rows[number].set(student)
             count = len(patients.having(student))
-            self._student_words[number].setText(f"learns from {count_of_patients(count)}")
+self._student_words[number].setText(f"{count_of_patients(count)} with these")
+                f"{count_of_patients(count)} can teach it" if count != 1 else "one patient can teach it"
+            )
 
     def _update_split(self, plan: Plan) -> None:
         count = self._usable_count()

@@ -19,6 +19,7 @@ from PySide6.QtGui import (
 )
 from PySide6.QtWidgets import (
     QAbstractButton,
+    QFileDialog,
     QFrame,
     QHBoxLayout,
     QMainWindow,
@@ -35,13 +36,14 @@ from app.jobs import Jobs
 from app.patients_page import PatientsPage
 from app.plan_page import PlanPage
 from app.shortcuts import bind
+from app.telling import Problem
 from app.theme import LABEL_PX, RADIUS, Theme, blend, body_font
+from app.trainings import how_trainings_stand, standing_in_words
 from app.welcome import Emblem
-from app.wizard_model import PAGES, WizardModel
+from app.wizard_model import PAGES, WizardModel, is_training
 from trainer.wizard import Page
 
 if TYPE_CHECKING:
-    from engine.progress import Progress
     from trainer.training import Standing, Training
 
 RAIL_WIDTH = 248
@@ -181,7 +183,7 @@ class TrainingWizard(QMainWindow):
         if path is not None:
             event.acceptProposedAction()
             # After the drop is answered, so that the program dragged from is not kept waiting.
-            QTimer.singleShot(0, self, lambda: self.wizard.choose_patients(path))
+            QTimer.singleShot(0, self, lambda: self.wizard.open(path))
 
     @staticmethod
     def _dropped(event: QDropEvent) -> Path | None:
@@ -235,6 +237,9 @@ class Rail(QFrame):
         self.area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.area.setWidget(inside)
         column.addWidget(self.area, 1)
+        self.open_button = push("Open a training", "flat", "Choose the folder of one, such as one from a cluster")
+        self.open_button.clicked.connect(self.browse)
+        column.addWidget(self.open_button)
         self.new_button = push("New training", "flat", "Begin with other patients; what runs goes on")
         self.new_button.setStyleSheet("text-align: left;")
         self.new_button.clicked.connect(wizard.begin_anew)
@@ -251,6 +256,19 @@ class Rail(QFrame):
         wizard.training_changed.connect(self.refresh)
         self._update()
         self._show_trainings([])
+
+    def browse(self) -> None:
+        """Choose the folder of a training."""
+        name = QFileDialog.getExistingDirectory(self, "Open a training", str(Path.home()))
+        if not name:
+            return
+        if is_training(Path(name)):
+            self._wizard.open(Path(name))
+        else:
+            words = (
+                f"{Path(name).name} is not the folder of a training: study.json and patients.json lie in such a one."
+            )
+            self._wizard.tell(Problem(words))
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
@@ -284,6 +302,7 @@ class Rail(QFrame):
 
     def _update_icon(self) -> None:
         self.new_button.setIcon(self._theme.icon("plus"))
+        self.open_button.setIcon(self._theme.icon("folder-open"))
 
     def _words(self, page: Page) -> str:
         """What was decided on a page, in a few words."""
@@ -322,28 +341,6 @@ class Rail(QFrame):
             self.rows.append(row)
         self._caption.setVisible(bool(found))
         self._list.addStretch()
-
-
-def how_trainings_stand(progress: Progress) -> list[tuple[Training, Standing]]:
-    """Every training of the user's and how far it is, the newest first."""
-    from trainer.training import trainings
-
-    found = []
-    for training in trainings():
-        progress.check()
-        found.append((training, training.standing()))
-    return found
-
-
-def standing_in_words(standing: Standing) -> str:
-    """How far a training is: ``"running, 41 %"``."""
-    from trainer.training import State
-
-    if standing.state is State.DONE:
-        return "done"
-    if standing.state is State.FAILED:
-        return "stopped by a failure"
-    return f"{standing.state.value}, {standing.done:.0%}".replace("%", " %")
 
 
 class RailRow(QAbstractButton):

@@ -63,6 +63,11 @@ class Decision:
     reports: dict[str, PatientReport]
 
 
+def is_training(path: Path) -> bool:
+    """Whether a folder is that of a training, such as one that came back from a cluster."""
+    return (path / "study.json").is_file() and (path / "patients.json").is_file()
+
+
 class WizardModel(Teller):
     """One passage through the wizard.
 
@@ -216,7 +221,32 @@ class WizardModel(Teller):
     def look_at(self, training: Training) -> None:
         """Show a training that was begun before."""
         self.stop_looking()
-        self._take_over(Wizard.of(training, self.wizard.models))
+        models = self.wizard.models
+
+        def found(value: tuple[Wizard, tuple[ModelCard, ...]]) -> None:
+            wizard, wizard.models = value[0], value[1] or models
+            self._take_over(wizard)
+
+        self._jobs.run(
+            lambda progress: (Wizard.of(training), tuple(self._models())),
+            on_finished=found,
+            on_failed=lambda error: self.fail(error, "Opening the training stopped"),
+            topic="wizard",
+        )
+
+    def open(self, path: Path) -> None:
+        """Open what was dropped or chosen: the folder of a training, or patients to begin one with."""
+        if not is_training(path):
+            self.choose_patients(path)
+            return
+        from trainer.training import Training
+
+        self._jobs.run(
+            lambda progress: Training(path),
+            on_finished=self.look_at,
+            on_failed=lambda error: self.fail(error, "Opening the training stopped"),
+            topic="wizard",
+        )
 
     def _take_over(self, wizard: Wizard) -> None:
         self.wizard = wizard
