@@ -20,7 +20,6 @@ UNPACKING = "Installing"
 
 def torch_is_here() -> bool:
     """Whether trainings can run; torch itself is not loaded."""
-    importlib.invalidate_caches()
     return importlib.util.find_spec("torch") is not None
 
 
@@ -85,5 +84,6 @@ def install_torch(progress: Progress) -> None:
     progress.check()
     if code:
         raise UserError(said[-1] if said else f"The installation stopped with exit code {code}")
+    importlib.invalidate_caches()
     if not torch_is_here():
         raise UserError("torch was installed and cannot be found yet", "", "Start Gliascope again.")

@@ -183,7 +183,7 @@ class MainWindow(QMainWindow):
         self.surface.failed.connect(session.fail)
         session.patient_changed.connect(self._update)
         session.stage_changed.connect(self._update)
-        session.stage_changed.connect(self._look)
+        session.patient_changed.connect(self._look)
         session.result_changed.connect(self._update)
         session.problem_changed.connect(self._update_message)
         self.correct.browse.connect(self.copy_from_file)

@@ -268,9 +268,10 @@ class Chosen(QSortFilterProxyModel):
 
     def narrow(self, show: Show | None = None, words: str | None = None) -> None:
         """List others: of one kind, or whose name, source or findings hold the words."""
+        self.beginFilterChange()
         self._show = show or self._show
         self._words = self._words if words is None else words.casefold().strip()
-        self.invalidateRowsFilter()
+        self.endFilterChange(QSortFilterProxyModel.Direction.Rows)
 
     def filterAcceptsRow(self, row: int, parent: Index) -> bool:
         patient, report = self._table.patients[row], self._table.report_of(row)
@@ -875,7 +876,7 @@ class PatientsPage(QStackedWidget):
         for signal in (self.chosen.rowsInserted, self.chosen.rowsRemoved, self.chosen.modelReset):
             signal.connect(self._update_listed)
         wizard.patients_changed.connect(self._update)
-        wizard.examined.connect(lambda _: self._count())
+        wizard.examined.connect(self._examined)
         wizard.examining_changed.connect(self._update_progress)
         self._update()
 
@@ -991,6 +992,10 @@ class PatientsPage(QStackedWidget):
         self.chosen.narrow()
         self._update_progress()
         self._update_listed()
+
+    def _examined(self) -> None:
+        self._count()
+        self._update_progress()
 
     def _count(self) -> None:
         """How many each choice would list."""

@@ -495,9 +495,7 @@ class PlanPage(QWidget):
         for number, student in enumerate(plan.students):
             self.student_rows[number].set(student)
             count = len(patients.having(student))
-self._student_words[number].setText(f"{count_of_patients(count)} with these")
-                f"{count_of_patients(count)} can teach it" if count != 1 else "one patient can teach it"
-            )
+            self._student_words[number].setText(f"{count_of_patients(count)} with these")
 
     def _update_split(self, plan: Plan) -> None:
         count = self._usable_count()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, Qt, Signal
 
+from app import installing
 from app.jobs import Job, Jobs
 from app.telling import Problem, Teller
 from engine.progress import Progress
@@ -152,7 +153,10 @@ class WizardModel(Teller):
         """Why one cannot go on from this page, in a sentence; empty where one can."""
         if self.examining and self.page is Page.PATIENTS:
             return "The patients are still being looked at."
-        return self.wizard.why_not_next()
+        why = self.wizard.why_not_next()
+        if not why and self.page is Page.PLAN and not installing.torch_is_here():
+            return "Training needs torch, which is not installed yet."
+        return why
 
     def next(self) -> None:
         """Go on to the next page; from the plan this makes the training and starts it."""
