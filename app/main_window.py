@@ -58,7 +58,6 @@ from app.settings import Settings
 from app.shortcuts import bind, in_group, sheet
 from app.speech import SliceSpeech
 from app.surface_cell import SurfaceCell
-from app.telling import Problem
 from app.theme import Theme
 from app.tour import Step, Tour
 from app.viewer_model import PRESETS, Layout, Plane, ViewerModel
@@ -71,12 +70,12 @@ if TYPE_CHECKING:
     from app.training_wizard import TrainingWizard
     from app.wizard_model import Look
     from engine.model_card import ModelCard
-    from trainer.training import Training
 
 Choice = TypeVar("Choice", bound=Enum)
 
 PANEL_WIDTH = 304
 SWIPE_STEP = 0.02
+TRAIN_YOUR_OWN = "Train your own"
 SCANS = "MRI scans (*.nii *.nii.gz)"
 SCANS_AND_CASES = f"MRI scans and cases (*.nii *.nii.gz *{ENDING})"
 CASES = f"Cases (*{ENDING})"
@@ -265,8 +264,8 @@ class MainWindow(QMainWindow):
         row.addSpacing(4)
         row.addWidget(self.side_choice)
         row.addSpacing(4)
-        self.train_button = push("Train your own", "flat", "Train models on patients of your own (Ctrl+T)")
-        self.train_button.clicked.connect(lambda: self.show_wizard())
+        self.train_button = push(TRAIN_YOUR_OWN, "flat", "Train models on patients of your own (Ctrl+T)")
+        self.train_button.clicked.connect(lambda: self.show_training())
         row.addWidget(self.train_button)
         self.panel_button = IconButton(self.theme, "layout", "Side panel (F9)")
         self.panel_button.clicked.connect(self.toggle_panel)
@@ -291,12 +290,12 @@ class MainWindow(QMainWindow):
             ("Save the case...", "Ctrl+Shift+S", self.save_case),
             ("Save a picture...", "Ctrl+P", self.save_picture),
             ("Close the patient", "Ctrl+W", self.session.close),
-            ("Train your own...", "Ctrl+T", self.show_wizard),
+            (f"{TRAIN_YOUR_OWN}...", "Ctrl+T", self.show_training),
             ("Add to the training set", "", self.cases.learn_from),
         ):
             entry = action(text, self, keys)
             entry.triggered.connect(lambda _=False, act=act: act())
-            if act == self.show_wizard:
+            if act == self.show_training:
                 menu.addSeparator()
             menu.addAction(entry)
             self.menu_actions[text.rstrip(".")] = entry
@@ -628,7 +627,14 @@ class MainWindow(QMainWindow):
 
             self._background = TrainingBackground(self.theme, self.jobs, self, self._surface, self._show)
             self._background.open_wanted.connect(self.show_training)
+            self._background.watch.changed.connect(self._update_training)
         return self._background
+
+    def _update_training(self) -> None:
+        """How far a training is stands where one would look for it: on the button that leads there."""
+        words = self.background.words
+        self.train_button.setText(words or TRAIN_YOUR_OWN)
+        self.train_button.setAccessibleName(words or TRAIN_YOUR_OWN)
 
     def find_training(self) -> None:
         """Follow a training that goes on from before this window was opened."""
@@ -636,11 +642,11 @@ class MainWindow(QMainWindow):
             self.background.find()
 
     def show_training(self) -> None:
-        """Open the wizard on the training that is under way."""
-        training = self.background.watch.training
+        """Open the wizard, on the training that is under way if there is one and no other is shown."""
+        watch = self._background.watch if self._background is not None else None
         model = self.show_wizard().wizard
-        if training is not None and model.training is None:
-            model.look_at(training)
+        if watch is not None and watch.training is not None and watch.under_way and model.training is None:
+            model.look_at(watch.training)
 
     def look(self, wanted: Look) -> None:
         """Open a patient of a training, with what a network made of it beside its truth."""

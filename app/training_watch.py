@@ -12,8 +12,7 @@ from app.jobs import Job, Jobs, Queue
 from app.training_course import Course, Plan
 from engine.model_card import Role
 from engine.progress import Progress
-from trainer.study import Places
-from trainer.training import PATIENTS, RUNS, Command, Heard, Standing, State, Training
+from trainer.training import Command, Heard, Standing, State, Training
 
 # How often the file is looked at: an answer to a button is waited for, the next report is not.
 SOON_S, USUALLY_S, IDLE_S = 0.05, 0.25, 1.0
@@ -33,7 +32,7 @@ class _Look:
 
 def plans_of(training: Training) -> list[Plan]:
     """The runs of a training as the window names them, in their order."""
-    places = Places(data=training.folder / PATIENTS, runs=training.folder / RUNS)
+    places = training.places
     return [
         Plan(
             name=run.config.name,

@@ -38,6 +38,8 @@ from app.plan_page import PlanPage
 from app.shortcuts import bind
 from app.telling import Problem
 from app.theme import LABEL_PX, RADIUS, Theme, blend, body_font
+from app.training_result import ResultPage
+from app.training_run import TrainPage
 from app.trainings import how_trainings_stand, standing_in_words
 from app.welcome import Emblem
 from app.wizard_model import PAGES, WizardModel, is_training
@@ -114,7 +116,9 @@ class TrainingWizard(QMainWindow):
             return PatientsPage(self._theme, self._jobs, self.wizard)
         if page is Page.PLAN:
             return PlanPage(self._theme, self._jobs, self.wizard)
-        return QWidget()
+        if page is Page.TRAIN:
+            return TrainPage(self._theme, self._jobs, self.wizard)
+        return ResultPage(self._theme, self._jobs, self.wizard)
 
     def _make_foot(self) -> QWidget:
         foot = QFrame()

@@ -21,18 +21,6 @@ def how_trainings_stand(progress: Progress) -> list[tuple[Training, Standing]]:
     return found
 
 
-def going_on(progress: Progress) -> tuple[Training, str] | None:
-    """A training that a process works on, and a sentence that says how far it is; ``None`` where there is none."""
-    from trainer.training import State
-
-    for training, standing in how_trainings_stand(progress):
-        if standing.state in (State.RUNNING, State.PAUSED):
-            what = f"{training.name}, {standing.title}" if standing.title else training.name
-            verb = "training goes on" if standing.state is State.RUNNING else "training is paused"
-            return training, f"{what}: {verb}, {round(100 * standing.done)} %."
-    return None
-
-
 def standing_in_words(standing: Standing) -> str:
     """How far a training is: ``"running, 41 %"``."""
     from trainer.training import State

@@ -48,6 +48,7 @@ def controls(root: QWidget) -> list[QWidget]:
         and not isinstance(widget, (QScrollBar, QMenu))
         and not widget.objectName().startswith("qt_")
         and not isinstance(widget.parent(), (QAbstractSpinBox, QComboBox))
+        and not widget.parent().inherits("QComboBoxPrivateContainer")
     ]
 
 

@@ -276,13 +276,13 @@ def test_a_chosen_patient_is_shown_with_the_outline_of_its_tumour(with_patients,
     picture = page.detail.picture.grab().toImage()
     colours = {picture.pixelColor(x, y).name().upper() for x in range(picture.width()) for y in range(picture.height())}
     assert {WHOLE_TUMOUR, CORE} <= colours
-    assert "carla" in words(page.detail)
+    qtbot.waitUntil(lambda: "carla" in words(page.detail), timeout=5_000)
     page.choose("emil")
     qtbot.waitUntil(
         lambda: page.detail.picture.thumbnail is not None and len(page.detail.picture.thumbnail.sequences) == 3,
         timeout=10_000,
     )
-    assert "emil has no FLAIR." in words(page.detail)
+    qtbot.waitUntil(lambda: "emil has no FLAIR." in words(page.detail), timeout=5_000)
 
 
 def test_a_repair_is_made_only_when_asked_for_and_touches_no_scan(training, cohort, tmp_path, qtbot):
@@ -300,7 +300,7 @@ def test_a_repair_is_made_only_when_asked_for_and_touches_no_scan(training, coho
     qtbot.mouseClick(page.detail.buttons[f"all {offered[0]}"], LEFT)
     looked(training, qtbot)
     assert all(patient.convention is not None for patient in training.wizard.patients.patients)
-    assert "Decided:" in words(page.detail)
+    qtbot.waitUntil(lambda: "Decided:" in words(page.detail), timeout=5_000)
     assert {path: path.read_bytes() for path in folder.rglob("*.gz")} == before
     qtbot.mouseClick(page.undo_button, LEFT)
     assert training.wizard.patients.named("hans").convention is None
