@@ -43,7 +43,6 @@ _PREPARING_SECONDS = (1.0, 5.0)  # to read a patient for the first time
 _VALIDATION_STEPS = 0.35  # a look at a validation case takes so many training steps
 _WEIGHTS_MB = 17.0  # of a run's network, in float32
 _MARGIN = 1.25  # a machine that somebody works at is slower than it was when measured
-_STEPS_AT_LEAST = 3
 
 
 @dataclass(frozen=True)
@@ -318,12 +317,12 @@ def _try(configs: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         spent: list[float] = []
         began = time.monotonic()
         step = 0
-        while time.monotonic() - began < each or len(spent) < _STEPS_AT_LEAST:
+        while time.monotonic() - began < each or not spent:
             before = time.monotonic()
             terms = learner.step(step, footing)
             float(terms["loss"])  # a graphics card has done it once it can be read
             step += 1
-            if step > 2:  # the first ones set things up
+            if step > 1:  # the first one sets things up
                 spent.append(time.monotonic() - before)
         taken[name] = spent
     memory = torch.cuda.max_memory_allocated() / 1024**2 if kind == "cuda" else memory_mb()
@@ -351,13 +350,14 @@ def estimate(plan: Plan, patients: Patients, pace: Pace, models: Iterable[ModelC
     low = high = 0.0
     for run in planned:
         config = run.config
-        quick, _, slow = pace.plain if config.distillation is None else pace.taught
+        quick, typical, slow = pace.plain if config.distillation is None else pace.taught
         looks = config.steps // config.validate_every if config.validate_every else 0
         steps = config.steps + looks * len(config.validation_cases) * _VALIDATION_STEPS
         segmented = segmentations(run)
         workers = 1 + bool(segmented)
-        low += steps * quick + segmented * SCORING_SECONDS[0] + workers * _WORKER_SECONDS[0]
-        high += steps * slow * _MARGIN + segmented * SCORING_SECONDS[1] + workers * _WORKER_SECONDS[1]
+        # Thousands of steps are neither all quick nor all slow.
+        low += steps * (quick + typical) / 2 + segmented * SCORING_SECONDS[0] + workers * _WORKER_SECONDS[0]
+        high += steps * (typical + slow) / 2 * _MARGIN + segmented * SCORING_SECONDS[1] + workers * _WORKER_SECONDS[1]
     cases = len({name for fold in study.folds for name in fold})
     low += cases * _PREPARING_SECONDS[0]
     high += cases * _PREPARING_SECONDS[1]

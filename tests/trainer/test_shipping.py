@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,5 +69,5 @@ def test_a_finished_study_becomes_models_whose_figures_are_those_of_the_held_out
     found = segment(subject, card, Progress()).label_map
     plain = next(run for run in places.runs.iterdir() if "everyone" in run.name)
     bare = ship_models.checkpoint.export(plain, tmp_path / "bare", "bare", "0", "", "", ())
-    expected = segment(subject, ship_models.replace(bare, threshold=chosen), Progress()).label_map
+    expected = segment(subject, replace(bare, threshold=chosen), Progress()).label_map
     assert found.ml(found.data != expected.data) <= 0.002 * max(expected.ml(expected.whole_tumour), 1)
