@@ -67,7 +67,7 @@ def described(card: ModelCard, runs: Iterable[Path], how: str) -> ModelCard:
     return replace(
         card,
         threshold={
-            region: round(calibration.moved_threshold(thresholds[region], temperatures[region]), 4)
+            region: round(calibration.moved_threshold(thresholds[region], temperatures[region]), 6)
             for region in REGIONS
         },
         evaluation=Evaluation(

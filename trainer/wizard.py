@@ -343,16 +343,17 @@ class Plan:
         apart = "1 patient was" if count == 1 else f"{count} patients were"
         return f"{apart} kept apart to measure on, {len(split.learnt_from)} learnt from; quality: {self.quality}."
 
-    def slurm_script(self, gpus: int = 1, nodes: int = 1, hours: int = 24) -> str:
+    def slurm_script(self, gpus: int = 1, nodes: int = 1, hours: int = 24, script: str = SLURM) -> str:
         """A batch script for a cluster, to lie in the training's folder beside its study and its patients.
 
         Args:
             gpus: Of each node.
             nodes: How many.
             hours: After which the cluster may end it; submitted again, it goes on.
+            script: What the file is called.
         """
         return f"""#!/bin/bash
-# Gliascope, training {self.name}. Submit it in its folder: sbatch {SLURM}
+# Gliascope, training {self.name}. Submit it in its folder: sbatch {script}
 # Ended early, it goes on where it was when it is submitted again.
 #SBATCH --job-name=gliascope-{self.name}
 #SBATCH --nodes={nodes}
@@ -384,8 +385,12 @@ wait "$training"
         models: Iterable[ModelCard] | None = None,
         gpus: int = 1,
         nodes: int = 1,
+        hours: int = 24,
+        script: str = SLURM,
     ) -> Training:
         """Write the training's folder with a batch script in it, instead of training here.
+
+        Each step learns from an example a GPU there.
 
         Args:
             folder: Must not hold anything yet.
@@ -394,15 +399,18 @@ wait "$training"
             models: As for `study`.
             gpus: Of each node.
             nodes: How many.
+            hours: After which the cluster may end it; submitted again, it goes on.
+            script: What the batch script is called.
 
         Raises:
             UserError: The folder is taken or cannot be written to.
         """
-        plan = replace(self, device="cuda" if gpus else "cpu")
+        plan = replace(self, device="cuda")
         study = plan.study(patients, volumes_ml, models)
+        study = replace(study, common={**study.common, "batch": gpus * nodes})
         made = Training.create(folder, study, patients, _named(self.start_from, models))
-        with whole_file(folder / SLURM) as partial:
-            partial.write_text(plan.slurm_script(gpus, nodes), encoding="utf-8", newline="\n")
+        with whole_file(folder / script) as partial:
+            partial.write_text(plan.slurm_script(gpus, nodes, hours, script), encoding="utf-8", newline="\n")
         return made
 
     def places(self) -> Places:

@@ -249,6 +249,7 @@ def test_a_training_begins_with_the_weights_of_a_model_of_its_own(plan: Plan, mo
     assert (made.folder / "start" / "teacher" / "model.json").is_file()
     script = (made.folder / "train.slurm").read_text(encoding="utf-8")
     assert "--gpus-per-node=2" in script
+    assert all(run.config.batch == 4 for run in made.planned)
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
     # Elsewhere, as on a cluster, it begins with what lies there.
     elsewhere = made.folder.rename(plan.folder / "elsewhere")
