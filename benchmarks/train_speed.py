@@ -44,6 +44,7 @@ from trainer.config import Distillation, TrainConfig
 from trainer.dataset import Case, CaseStore, Examples
 from trainer.distillation import DistillationTask, SegmentationTask
 from trainer.events import Event, Orders, StepEnd
+from trainer.team import Team
 
 WARM_UP = 5
 
@@ -134,7 +135,7 @@ def _ours(config: TrainConfig, store: CaseStore, folder: Path, device: torch.dev
             reports.append((event.step, _clock(device)))
 
     short = replace(config, steps=2 * loop.REPORT_EVERY, warm_up=WARM_UP)
-    loop.fit(short, task, examples, None, folder, device, emit, Orders.of(Progress(), emit))
+    loop.fit(short, task, examples, None, folder, Team(device), emit, Orders.of(Progress(), emit))
     (first, begun), (last, ended) = reports[0], reports[-1]
     return (ended - begun) / (last - first)
 

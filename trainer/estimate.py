@@ -291,6 +291,7 @@ def _try(configs: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     from trainer.distillation import DistillationTask, SegmentationTask
     from trainer.loop import Learner
     from trainer.machine import memory_mb
+    from trainer.team import Team
 
     wanted = configs["teacher"]["device"]
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
@@ -312,7 +313,7 @@ def _try(configs: Mapping[str, Any], seconds: float) -> dict[str, Any]:
             looks_on = networks.build(*teacher.network()).to(device).eval()
             task = DistillationTask(network, looks_on, config.distillation).to(device)
             examples = Examples(config, store, device, Progress(), teacher.sequences)
-        learner = Learner(config, task, examples, device)
+        learner = Learner(config, task, examples, Team(device))
         footing = Footing(config.batch, config.accumulate, config.window)
         spent: list[float] = []
         began = time.monotonic()

@@ -18,6 +18,7 @@ from trainer.checkpoint import Footing, Kept, Position
 from trainer.config import TrainConfig
 from trainer.events import Event, FellBack, Finished, Orders, Previewed, Saved, Started, StepEnd, Stopped, Validated
 from trainer.machine import Thermometer, memory_mb
+from trainer.team import Team
 from trainer.validation import Validation, ran_out_of_memory
 
 REPORT_EVERY = 25
@@ -64,11 +65,14 @@ def fit(
     examples: Source,
     validation: Validation | None,
     folder: Path,
-    device: torch.device,
+    team: Team,
     emit: Emit,
     orders: Orders,
 ) -> None:
     """Train until done or told to end; goes on from the state in ``folder`` where there is one.
+
+    Where several processes share the training, each calls this with the same arguments; validation, orders and what is
+    told matter in the one that leads.
 
     Args:
         config: Steps, rates and averages.
@@ -76,7 +80,7 @@ def fit(
         examples: Step s learns from the ``config.batch`` examples from ``s * config.batch`` on.
         validation: What to score now and then; ``None`` for nothing.
         folder: The run folder: states, best weights so far and finished weights.
-        device: Where to work.
+        team: The processes that share the training, and where this one works.
         emit: Told what happens.
         orders: Checked at each step. When stopped the state is saved first; when told to keep the best, that is what
             the run is finished with.
@@ -85,7 +89,10 @@ def fit(
         Cancelled: Told to stop; the state is on disk.
         UserError: Something that the user can mend; the last state is on disk.
     """
-    _Training(config, task, examples, validation, folder, device, emit, orders).work()
+    if config.batch < team.size:
+        what = f"A batch of {config.batch} cannot be shared by {team.size} processes"
+        raise UserError(what, "", f"Let the config have a batch of {team.size} or more.")
+    _Training(config, task, examples, validation, folder, team, emit, orders).work()
 
 
 class _Training:
@@ -98,42 +105,35 @@ class _Training:
         examples: Source,
         validation: Validation | None,
         folder: Path,
-        device: torch.device,
+        team: Team,
         emit: Emit,
         orders: Orders,
     ) -> None:
-        self._config, self._folder, self._emit, self._orders = config, folder, emit, orders
+        self._config, self._folder, self._emit, self._orders, self._team = config, folder, emit, orders, team
         self._validation = validation if config.validate_every else None
-        self._learner = learner = Learner(config, task, examples, device)
+        self._learner = learner = Learner(config, task, examples, team)
         start = Position(Footing(config.batch, config.accumulate, config.window))
-        self._position = checkpoint.load_state(folder, task, learner.average, learner.optimiser, start, self._warn)
+        with team.in_turn():  # the lead removes a damaged state
+            self._position = checkpoint.load_state(folder, task, learner.average, learner.optimiser, start, self._warn)
         examples.window = self._position.footing.window
         self._sums: dict[str, float | Tensor] = dict(self._position.sums)
         self._best = self._best_so_far()
         self._scored: Kept | None = None
-        self._meter = _Meter(config, device)
+        self._meter = _Meter(config, team.device)
         self._saved_at = time.monotonic()
         self._saved = self._position.step, self._position.validated
         size = sum(parameter.numel() for parameter in task.network.parameters())
-        emit(Started(config.name, device.type, config.steps, self._position.step, size))
+        emit(Started(config.name, team.device.type, config.steps, self._position.step, size))
 
     def work(self) -> None:
         """Everything up to the finished weights."""
-        config, position, orders = self._config, self._position, self._orders
+        position, orders = self._position, self._orders
         orders.before_pause = self._save
         try:
-            while not orders.keep:
-                orders.step = position.step
-                if self._is_due():
-                    self._validate()
-                if position.step >= config.steps:
-                    break
-                with self._meter.stopped():
-                    if time.monotonic() - self._saved_at > config.checkpoint_seconds:
-                        self._save()
-                    orders.check()
-                if not orders.keep:
-                    self._step()
+            while self._team.decide(self._before_step):
+                self._step()
+            if not self._team.leads:
+                return
             if orders.keep and position.step == 0:
                 self._warn("Nothing was learnt yet, so there is nothing to keep.")
                 orders.cancel()
@@ -142,10 +142,11 @@ class _Training:
                 # Told to keep the best before there was any: it comes with a score all the same.
                 self._validate()
         except Cancelled:
-            # Should the disk be full now, it has to be said that the last steps are lost.
-            if self._saved != (position.step, position.validated):
-                self._write_state()
-            self._emit(Stopped(position.step))
+            if self._team.leads:
+                # Should the disk be full now, it has to be said that the last steps are lost.
+                if self._saved != (position.step, position.validated):
+                    self._write_state()
+                self._emit(Stopped(position.step))
             raise
         except torch.AcceleratorError as error:
             todo = "Start the training again; it goes on from its last checkpoint."
@@ -155,6 +156,22 @@ class _Training:
         self._emit(Finished(position.step, str(path), kept.which, kept.step))
         checkpoint.forget_states(self._folder)
 
+    def _before_step(self) -> bool:
+        """What only the lead does between two steps; whether there is another."""
+        position, orders = self._position, self._orders
+        if orders.keep:
+            return False
+        orders.step = position.step
+        if self._is_due():
+            self._validate()
+        if position.step >= self._config.steps:
+            return False
+        with self._meter.stopped():
+            if time.monotonic() - self._saved_at > self._config.checkpoint_seconds:
+                self._save()
+            orders.check()
+        return not orders.keep
+
     def _step(self) -> None:
         """Learn from the next batch, if need be in smaller pieces; nothing is lost when memory runs out."""
         position, learner = self._position, self._learner
@@ -163,6 +180,9 @@ class _Training:
             try:
                 terms = learner.step(position.step, position.footing)
                 break
+            except UserError:
+                self._save()
+                raise
             except (RuntimeError, MemoryError) as error:
                 if not ran_out_of_memory(error):
                     raise
@@ -239,7 +259,7 @@ class _Training:
         """Write the state where it is not on disk yet; a full disk is told of, and tried again at the next time."""
         position = self._position
         self._saved_at = time.monotonic()
-        if self._saved != (position.step, position.validated):
+        if self._team.leads and self._saved != (position.step, position.validated):
             with self._unless_full():
                 self._emit(Saved(position.step, str(self._write_state())))
 
@@ -289,7 +309,7 @@ class Learner:
         config: Rates and averages.
         task: Networks and losses, on ``device``.
         examples: By number.
-        device: Where to work.
+        team: Shares the batches, and says where to work.
 
     Attributes:
         task: As given.
@@ -297,8 +317,8 @@ class Learner:
         optimiser: Of everything that learns.
     """
 
-    def __init__(self, config: TrainConfig, task: Task, examples: Source, device: torch.device) -> None:
-        self._config, self._examples, self._device = config, examples, device
+    def __init__(self, config: TrainConfig, task: Task, examples: Source, team: Team) -> None:
+        self._config, self._examples, self._team, self._device = config, examples, team, team.device
         self.task = task
         task.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self._learning = list(task.parameters())
@@ -325,11 +345,23 @@ class Learner:
         Returns:
             Means of the loss and its terms over the batch, float64 scalars on the device: reading each of them at once
             would make a graphics card wait.
+
+        Raises:
+            MemoryError: Memory ran out in some process of the team; so may torch's own errors say.
+            UserError: Another process of the team failed.
         """
         config = self._config
         rate = learning_rate(config, step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
+        means = self._team.together(lambda: self._learn(step, footing), self._learning)
+        torch.nn.utils.clip_grad_norm_(self._learning, GRADIENT_LIMIT)
+        self.optimiser.step()
+        _update_average(self.average, self.task.network, min(config.average, (1 + step) / (10 + step)))
+        return means
+
+    def _learn(self, step: int, footing: Footing) -> dict[str, Tensor]:
+        """Gradients and terms of this process's share of a step's batch."""
         self.optimiser.zero_grad(set_to_none=True)
         means: dict[str, Tensor] = {}
         for piece, share in self._pieces(step, footing):
@@ -339,19 +371,16 @@ class Learner:
             for name, value in terms.items():
                 part = value.detach().double() * share
                 means[name] = means[name] + part if name in means else part
-        torch.nn.utils.clip_grad_norm_(self._learning, GRADIENT_LIMIT)
-        self.optimiser.step()
-        _update_average(self.average, self.task.network, min(config.average, (1 + step) / (10 + step)))
         return means
 
     def _pieces(self, step: int, footing: Footing) -> Iterator[tuple[dict[str, Tensor], float]]:
-        """The batch of a step in pieces, each with its share of it.
+        """This process's examples of a step in pieces, each with its share of the whole batch.
 
         Examples that carry different things, as those of patients for whom no teacher can be asked, share no piece.
         """
-        largest = math.ceil(footing.batch / footing.accumulate)
-        numbers = range(step * footing.batch, (step + 1) * footing.batch)
-        for start in range(0, footing.batch, largest):
+        numbers = self._team.share(range(step * footing.batch, (step + 1) * footing.batch))
+        largest = math.ceil(len(numbers) / footing.accumulate)
+        for start in range(0, len(numbers), largest):
             alike: dict[frozenset[str], list[dict[str, Tensor]]] = {}
             for number in numbers[start : start + largest]:
                 example = self._examples[number]

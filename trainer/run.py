@@ -1,7 +1,8 @@
 """The worker process: ``python -m trainer.run CONFIG FOLDER`` trains and prints one JSON event a line.
 
 It takes the commands of `trainer.events.Command` on its standard input, a word a line. An interrupt from the keyboard
-ends it too, but for what was done since the last checkpoint.
+ends it too, but for what was done since the last checkpoint. Under ``torchrun`` the processes share the training, and
+the first of them speaks for all; see `trainer.team`.
 """
 
 from __future__ import annotations
@@ -48,51 +49,58 @@ def train(config: TrainConfig, folder: Path, emit: Callable[[Event], None], prog
         UserError: The data or the folder cannot be used, or another process trains in it.
         Cancelled: Asked to stop; the state is on disk.
     """
-    with _alone(folder):
-        _claim(folder, config)
-        if not (folder / "weights.safetensors").exists():
-            _train(config, folder, emit, Orders.of(progress, emit))
+    orders = Orders.of(progress, emit)
+    if _leads():
+        with _alone(folder):
+            _claim(folder, config)
+            if not (folder / "weights.safetensors").exists():
+                _train(config, folder, emit, orders)
+    elif not (folder / "weights.safetensors").exists():
+        _train(config, folder, emit, orders)
 
 
 def _train(config: TrainConfig, folder: Path, emit: Callable[[Event], None], orders: Orders) -> None:
     import torch
 
     from engine import networks
-    from trainer import checkpoint, loop
+    from trainer import checkpoint, loop, team
     from trainer.dataset import CaseStore, Examples
     from trainer.distillation import DistillationTask, SegmentationTask
     from trainer.validation import Validation
 
-    device = _device(config.device)
+    together = team.assemble(_device(config.device))
+    device = together.device
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     network = networks.build(*config.network())
     if config.start_from:
         checkpoint.start_from(network, config, folder.parent / config.start_from)
-    store = CaseStore(Path(config.data), config.spacing_mm, folder.parent / "prepared")
     task: DistillationTask | SegmentationTask
-    wanted = config.distillation
-    if wanted is None:
-        task = SegmentationTask(network).to(device)
-        examples = Examples(config, store, device, orders)
-    else:
-        teacher = None
-        seen: tuple[Sequence, ...] = ()
-        if wanted.teacher:
-            teacher, teacher_config = checkpoint.load_network(folder.parent / wanted.teacher)
-            teacher, seen = teacher.to(device), teacher_config.sequences
-        absent: tuple[Sequence, ...] = ()
-        if wanted.synthesis > 0:
-            # A student of any subset has seen every sequence, but never all at once.
-            lacking = tuple(s for s in Sequence if s not in config.sequences)
-            absent = config.sequences if config.sequence_dropout > 0 else lacking
-        task = DistillationTask(network.to(device), teacher, wanted, len(absent)).to(device)
-        said = opinions(config, store, folder.parent, device, orders) if wanted.blend > 0 else None
-        examples = Examples(config, store, device, orders, seen, absent, said)
-    cases = [store.load(name, orders) for name in config.validation_cases]
-    validation = Validation(config, cases, folder, device) if cases and config.validate_every else None
-    loop.fit(config, task, examples, validation, folder, device, emit, orders)
+    # Patients are prepared by the lead; the others then find them prepared.
+    with together.in_turn():
+        store = CaseStore(Path(config.data), config.spacing_mm, folder.parent / "prepared")
+        wanted = config.distillation
+        if wanted is None:
+            task = SegmentationTask(network).to(device)
+            examples = Examples(config, store, device, orders)
+        else:
+            teacher = None
+            seen: tuple[Sequence, ...] = ()
+            if wanted.teacher:
+                teacher, teacher_config = checkpoint.load_network(folder.parent / wanted.teacher)
+                teacher, seen = teacher.to(device), teacher_config.sequences
+            absent: tuple[Sequence, ...] = ()
+            if wanted.synthesis > 0:
+                # A student of any subset has seen every sequence, but never all at once.
+                lacking = tuple(s for s in Sequence if s not in config.sequences)
+                absent = config.sequences if config.sequence_dropout > 0 else lacking
+            task = DistillationTask(network.to(device), teacher, wanted, len(absent)).to(device)
+            said = opinions(config, store, folder.parent, device, orders) if wanted.blend > 0 else None
+            examples = Examples(config, store, device, orders, seen, absent, said)
+        cases = [store.load(name, orders) for name in config.validation_cases] if together.leads else []
+        validation = Validation(config, cases, folder, device) if cases and config.validate_every else None
+    loop.fit(config, task, examples, validation, folder, together, emit, orders)
 
 
 def opinions(
@@ -132,6 +140,11 @@ def opinions(
             each = [outline(net, case.images[case.channels(needed)], device) for net, needed in able]
             said[name] = np.mean(each, axis=0)
     return said
+
+
+def _leads() -> bool:
+    """Whether this is the only process of its training, or the first of those that ``torchrun`` started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -197,6 +210,8 @@ def serve(work: Callable[[Callable[[Event], None], Orders], None]) -> int:
     telling = threading.Lock()
 
     def emit(event: Event) -> None:
+        if not _leads():
+            return
         with telling:
             try:
                 sys.stdout.write(to_line(event) + "\n")
@@ -228,11 +243,14 @@ def serve(work: Callable[[Callable[[Event], None], Orders], None]) -> int:
             # Who began this is gone, and might begin it again: two must not write into one run folder.
             orders.cancel()
 
-    threading.Thread(target=listen, daemon=True).start()
+    if _leads():
+        threading.Thread(target=listen, daemon=True).start()
     try:
         work(emit, orders)
     except UserError as error:
         emit(Failed(str(error)))
+        if not _leads():
+            sys.stderr.write(f"{error}\n")
         return 2
     except (Cancelled, KeyboardInterrupt):
         return 130

@@ -48,6 +48,7 @@ from trainer.events import (
     from_line,
 )
 from trainer.simulate import SimulatedPatient
+from trainer.team import Team
 
 CASES = ("anna", "boris", "carla", "dora")
 TINY = {"name": "folded_unet", "args": {"regions": 2, "filters": [4, 8], "blocks": [1, 1]}}
@@ -241,7 +242,7 @@ class Seen:
 
 def test_examples_that_carry_different_things_share_no_piece_but_one_step(cohort: Path) -> None:
     seen = Seen(unlike={5})
-    learner = loop.Learner(config(cohort, batch=4), seen, seen, torch.device("cpu"))  # type: ignore[arg-type]
+    learner = loop.Learner(config(cohort, batch=4), seen, seen, Team(torch.device("cpu")))  # type: ignore[arg-type]
     weight = float(learner.average["weight"].clone())
     means = learner.step(1, Footing(4, 1, (16, 16, 16)))
     assert seen.batches == [([4.0, 6.0, 7.0], True), ([5.0], False)]
@@ -253,7 +254,7 @@ def test_a_batch_in_pieces_is_the_same_step(cohort: Path, tmp_path: Path) -> Non
     for accumulate in (1, 2, 3, 4):
         torch.manual_seed(0)
         seen = Seen()
-        learner = loop.Learner(config(cohort, batch=4), seen, seen, torch.device("cpu"))  # type: ignore[arg-type]
+        learner = loop.Learner(config(cohort, batch=4), seen, seen, Team(torch.device("cpu")))  # type: ignore[arg-type]
         for step in range(3):
             learner.step(step, Footing(4, accumulate, (16, 16, 16)))
         assert len(seen.batches) == 3 * {1: 1, 2: 2, 3: 2, 4: 4}[accumulate]
