@@ -248,6 +248,8 @@ class Study:
             "validation_cases": [p for p in seen_whole if p in left_out] if of_patients else seen_whole,
             "simulated": str(places.simulated) if places.simulated and fields.get("simulated_share", 1) else "",
             "seed": seed,
+            # Each of the processes that share a training has an example of every batch.
+            "batch": max(fields.get("batch", 1), places.gpus * places.nodes),
         }
         config = TrainConfig.from_json(json.dumps(fields), name)
         runs[name] = Planned(config, tuple(needs), recipe, held_out, scored)

@@ -18,6 +18,7 @@ from engine.volume import Sequence
 from trainer import checkpoint, loop, run
 from trainer.config import Augmentation, TrainConfig
 from trainer.events import Event, Finished, Orders, Started, StepEnd, Stopped, Validated, from_line
+from trainer.study import Cell, Places, Study
 from trainer.team import Team
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +81,7 @@ def losses(events: list[Event]) -> dict[int, float]:
     return {event.step: event.loss for event in events if isinstance(event, StepEnd)}
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does_with_the_whole_batch(cohort: Path, tmp_path: Path) -> None:
     whole = alone(config(cohort, "teacher"), tmp_path / "teacher")
     begun = shared(config(cohort, "teacher"), tmp_path / "two", stop_at=25)
@@ -99,6 +101,7 @@ def test_two_processes_learn_what_one_does_with_the_whole_batch(cohort: Path, tm
     assert not (tmp_path / "two" / checkpoint.STATE).exists()
 
 
+@pytest.mark.slow
 def test_processes_agree_on_each_step(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run([*TWO, "tests/trainer/team_member.py", str(tmp_path)], check=True, cwd=ROOT, env=environment)
@@ -116,6 +119,16 @@ def test_processes_agree_on_each_step(tmp_path: Path) -> None:
     assert lead["disk"][0] == "UserError"
     assert lead["disk"][1].startswith("Another process of this training failed")
     assert "Input/output error" in lead["disk"][1]
+
+
+def test_a_training_on_a_cluster_has_an_example_a_step_for_each_process(tmp_path: Path) -> None:
+    cell = Cell("baseline", ((Sequence.T1,),), (0,), (0,))
+    study = Study("test", (("anna",), ("boris",)), {"validate_every": 0}, {"baseline": {"role": "baseline"}}, (cell,))
+    places = Places(tmp_path, tmp_path)
+    assert [run.config.batch for run in study.plan(places)] == [1]
+    assert [run.config.batch for run in study.plan(replace(places, gpus=2, nodes=3))] == [6]
+    larger = replace(study, common={"batch": 8})
+    assert [run.config.batch for run in larger.plan(replace(places, gpus=2, nodes=3))] == [8]
 
 
 def test_a_batch_too_small_to_share_is_refused(cohort: Path, tmp_path: Path) -> None:
