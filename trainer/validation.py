@@ -67,17 +67,27 @@ class Validation:
         cases: Prepared; at least one.
         folder: The run folder, which receives the previews.
         device: Where to work.
+
+    Raises:
+        UserError: A case lacks a sequence, and the network is not one for any subset.
     """
 
     def __init__(self, config: TrainConfig, cases: list[Case], folder: Path, device: torch.device) -> None:
         self._network = networks.build(*config.network()).to(device).eval()
         self._device = device
         self._folder = folder / PREVIEWS
-        self._places = [place(case, config.sequences, config.window) for case in cases]
-        self._images = [
-            cut(case.images[case.channels(config.sequences)], where)
-            for case, where in zip(cases, self._places, strict=True)
-        ]
+        # A network for any subset is scored with what is there, the rest is absent as it would be in use.
+        any_subset = config.sequence_dropout > 0
+        self._places: list[Place] = []
+        self._images: list[np.ndarray] = []
+        for case in cases:
+            given = tuple(s for s in config.sequences if s in case.sequences or not any_subset)
+            self._places.append(place(case, given, config.window))
+            images = np.zeros((len(config.sequences), *self._places[-1][1]), case.images.dtype)
+            images[[config.sequences.index(s) for s in given]] = cut(
+                case.images[case.channels(given)], self._places[-1]
+            )
+            self._images.append(images)
         self._truths = [case.truth for case in cases]
         self._shown = typical(cases, config.previews)
         if self._shown:

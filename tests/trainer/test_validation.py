@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from engine import networks, preprocessing
+from engine.errors import UserError
 from engine.preprocessing import Preparation
 from engine.progress import Progress
 from engine.volume import LabelMap, Sequence, Subject, Volume
@@ -165,3 +166,21 @@ def test_a_card_too_small_for_a_whole_image_leaves_it_to_the_processor(
     assert len(told) == 1
     assert "scored on the processor" in told[0]
     assert np.array_equal(scored.score(weights, Progress(), pytest.fail).dice, expected)
+
+
+def test_only_a_network_for_any_subset_is_scored_on_patients_that_lack_sequences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject, truth, _ = patient("anna")
+    case = dataset._case(Subject("anna", {Sequence.FLAIR: subject[Sequence.FLAIR]}), truth, 1.0, None)
+    monkeypatch.setattr(networks, "build", lambda *_: Ball())
+    with pytest.raises(UserError, match="anna has no T1"):
+        Validation(config(previews=0), [case], tmp_path, torch.device("cpu"))
+    scored = Validation(config(previews=0, sequence_dropout=0.5), [case], tmp_path, torch.device("cpu"))
+    # Without T1, which says where the core is not, all of the tumour is core.
+    whole, core = scored.score({}, Progress(), pytest.fail).dice[0]
+    found = case.images[0] > 1.5
+    assert core == pytest.approx(
+        2 * (found & (case.truth[1] > 0.5)).sum() / (found.sum() + (case.truth[1] > 0.5).sum())
+    )
+    assert whole > core
