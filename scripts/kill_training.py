@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -111,6 +111,7 @@ def one_round(disk: Path, found: Found, chance: random.Random, kills: int) -> No
         # The rarer kinds first, so that all are seen equally often.
         kind = min(KINDS, key=lambda name: (found.tallies[name].kills, chance.random()))
         kill(training, kind, found, chance)
+        sys.stderr.write(", ".join(f"{name} {one.kills}" for name, one in found.tallies.items()) + "\n")
     twin = make_training(disk / f"undisturbed-{found.rounds}", disk / "cohort", seed)
     twin.start()
     wait(twin)
@@ -295,10 +296,13 @@ def wait_until_gone(training: Training) -> None:
 
 
 def fill(ballast: Path) -> None:
-    """Leave next to nothing of the disk."""
-    usage = os.statvfs(ballast.parent)
-    with ballast.open("wb") as file:
-        file.write(b"\0" * max(0, usage.f_bavail * usage.f_frsize - LEFT_ON_FULL_DISK))
+    """Leave next to nothing of the disk, whatever the training is writing meanwhile."""
+    block = b"\0" * LEFT_ON_FULL_DISK
+    with ballast.open("wb", buffering=0) as file:
+        with suppress(OSError):
+            while True:
+                file.write(block)
+        file.truncate(max(0, file.tell() - LEFT_ON_FULL_DISK))
 
 
 @contextmanager
@@ -309,6 +313,8 @@ def small_disk() -> Iterator[Path]:
     try:
         yield folder
     finally:
+        for process in psutil.Process().children(recursive=True):
+            process.kill()
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
         folder.rmdir()
 
