@@ -35,7 +35,7 @@ from engine.volume import (
     in_order,
     in_words,
 )
-from trainer.evidence import Evidence, Greys, Looks, gather, outer_faces
+from trainer.evidence import Evidence, Greys, Looks, gather, likeness, outer_faces
 from trainer.patients import Patient, Patients
 
 
@@ -257,15 +257,19 @@ TINY_ML = 1.0
 MOST_OF_BRAIN = 0.5
 # In 40 patients of BraTS 2018 and 2021 the most was 0.0001.
 OUTSIDE, FAR_OUTSIDE = 0.02, 0.5
-# Mean likeness over all sequences: at most 0.91 between two of these 40, at least 0.94 between an image and itself
-# shifted, blurred, rescaled or brightened on one side. Of one sequence: at most 0.93, and 1 for a copy.
-SAME_PATIENT, SAME_IMAGE = 0.95, 0.97
+# Mean likeness over the sequences that two share: at most 0.66 between two of these 40, at least 0.87 between a
+# patient and itself shifted, blurred, resampled, rescaled or brightened on one side. Of one sequence alone: at most
+# 0.79, and at least 0.80. Heads with their skulls on resemble each other more: up to 0.93 of two FLAIR scans with thick
+# slices.
+SAME_PATIENT, SAME_PATIENT_BY_ONE, SAME_WITH_SKULL = 0.78, 0.84, 0.97
+# A copy has 1.
+SAME_IMAGE = 0.99
 # In spreads of the brain: the mirrored place stood out less by 0.34 or more in every one of these 40.
 WRONG_SIDE = 0.25
 # Difference of correlations: at most -0.05 there.
 MIRRORED = 0.03
 # Logarithm of how many times likelier another order of the sequences is: below 0 in every one of these 40; above 6 in
-# all in which T1, T2 or FLAIR were exchanged but one, and in three of four with T1 and T1ce, where contrast shows.
+# 39 or all 40 when T1, T2 and FLAIR were exchanged, in 29 when T1 and T1ce were: the others took little contrast up.
 MIXED_UP = 6.0
 FEWEST_LEVELS = 12
 HOTTEST = 30.0
@@ -901,33 +905,29 @@ def _turned(here: Mapping[str, _Looked]) -> list[Finding]:
 
 def _twice(here: Mapping[str, _Looked]) -> list[Finding]:
     """Patients who show what another before them shows: in two folds they would let a network recall its answers."""
-    prints = {name: seen.evidence.fingerprints for name, seen in here.items() if seen.evidence is not None}
-    names = [name for name, held in prints.items() if held]
+    measured = {name: seen.evidence for name, seen in here.items() if seen.evidence is not None}
+    names = [name for name, evidence in measured.items() if evidence.fingerprints]
     if len(names) < 2:
         return []
-    place = {name: number for number, name in enumerate(names)}
-    # (patients, patients) for each sequence, not a number where one of the two lacks it.
-    alike = []
-    for sequence in Sequence:
-        matrix = np.full((len(names), len(names)), np.nan, np.float32)
-        having = [name for name in names if sequence in prints[name]]
-        if len(having) > 1:
-            rows = np.array([prints[name][sequence] for name in having], np.float32)
-            rows -= rows.mean(axis=1, keepdims=True)
-            rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
-            at = [place[name] for name in having]
-            matrix[np.ix_(at, at)] = rows @ rows.T
-        alike.append(matrix)
-    every = np.stack(alike)
+    # (sequences, patients, patients), not a number where one of the two lacks the sequence.
+    every = np.full((len(Sequence), len(names), len(names)), np.nan)
+    for matrix, sequence in zip(every, Sequence, strict=True):
+        at = [number for number, name in enumerate(names) if sequence in measured[name].fingerprints]
+        if len(at) > 1:
+            prints = [measured[names[number]].fingerprints[sequence] for number in at]
+            matrix[np.ix_(at, at)] = likeness(np.array(prints))
     shared = np.isfinite(every).sum(axis=0)
     mean = np.nansum(every, axis=0) / np.maximum(shared, 1)
+    skull_on = np.array([measured[name].signal_ml > LARGEST_BRAIN_ML for name in names])
+    needed = np.where(shared > 1, SAME_PATIENT, SAME_PATIENT_BY_ONE)
+    needed[skull_on[:, None] | skull_on] = SAME_WITH_SKULL
     findings = []
     for number, name in enumerate(names):
         for other in range(number):
             if not shared[number, other]:
                 continue
             copied = [s for s, matrix in zip(Sequence, every, strict=True) if matrix[number, other] > SAME_IMAGE]
-            if mean[number, other] > SAME_PATIENT:
+            if mean[number, other] > needed[number, other]:
                 sentence = f"{name} shows the same patient as {names[other]}: use one of the two."
                 findings.append(Finding(name, Kind.TWICE, Severity.WARNING, sentence, (LEAVE_OUT,)))
             elif copied:

@@ -148,9 +148,27 @@ def gather(subject: Subject, mask: LabelMap | None, largest_brain_ml: float, pro
     )
 
 
-def likeness(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
-    """How alike two fingerprints are: the correlation of their ranks, 1 for one and the same image."""
-    return float(np.corrcoef(first.astype(np.float32), second.astype(np.float32))[0, 1])
+def likeness(prints: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """How alike heads are: the correlation of their fingerprints' ranks where both hold something.
+
+    The shape of a head says little: where one of two has nothing, they are not compared.
+
+    Args:
+        prints: ``(N, 4096)``, the fingerprints of one sequence.
+
+    Returns:
+        ``(N, N)``: 1 for one and the same image, about 0.5 for two patients; 0 where there is nothing to compare.
+    """
+    held = (prints > 0).astype(np.float64)
+    # All pairs at once, by products of matrices: sums over the voxels that both hold.
+    ranks = (prints.astype(np.float64) - 150) * held
+    both = held @ held.T
+    sums, squares = ranks @ held.T, (ranks**2) @ held.T
+    shared = both * (ranks @ ranks.T) - sums * sums.T
+    spread = np.sqrt(np.maximum(both * squares - sums**2, 0))
+    scale = spread * spread.T
+    alike: NDArray[np.float64] = np.divide(shared, scale, out=np.zeros_like(shared), where=scale > 0)
+    return alike
 
 
 def outer_faces(labels: LabelArray) -> dict[int, int]:

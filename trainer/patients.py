@@ -216,14 +216,10 @@ def _source(subject: SubjectFiles, folder: Path, several: bool) -> str:
     """The folder that holds the patient's, where there are several; else what the names of a cohort begin with."""
     if several and subject.folder != folder:
         return subject.folder.parent.relative_to(folder).as_posix()
-    words = re.split(r"[-_ ]", subject.name)
     # Brats18_TCIA01_201_1 is a patient of TCIA01; BraTS2021_00006 says no more than BraTS2021.
-    for number, word in enumerate(words):
-        if number and re.fullmatch(r"\d+", word) and not re.fullmatch(r"20\d\d", word):
-            return "_".join(words[:number])
-        if number > 1 and not re.search(r"\d", word):
-            return "_".join(words[:number])
-    return "_".join(words[:-1])
+    known = re.match(r"(?i)brats\d\d_([a-z]+\d*|20\d\d)(?=_)", subject.name)
+    known = known or re.match(r"(?=[^\W\d])[\w -]*?(?=[-_ ]\d+(?:[-_ ]|$))", subject.name)
+    return known[0] if known else ""
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

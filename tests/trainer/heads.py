@@ -6,6 +6,7 @@ sequence shows them as bright as it usually does.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -61,27 +62,29 @@ def write(folder: Path, seed: int, on: Grid | None = None) -> Path:
 
 def _tissue(seed: int, on: Grid) -> NDArray[np.int8]:
     """-1 outside the brain, else 0 for fluid and so on, as in the table of brightness."""
-    # The brain is made in the world's directions and looked up where the grid has its voxels.
+    at = (grid("RAS").to_voxel(on.to_world(np.indices(on.shape).reshape(3, -1).T))).T
+    i, j, k = np.rint(at).astype(int)
+    within = np.logical_and.reduce([(n >= 0) & (n < size) for n, size in zip((i, j, k), SHAPE, strict=True)])
+    tissue = np.full(i.shape, -1, np.int8)
+    tissue[within] = _made(seed)[i[within], j[within], k[within]]
+    return tissue.reshape(on.shape)
+
+
+@lru_cache(maxsize=16)
+def _made(seed: int) -> NDArray[np.int8]:
+    """The tissues in the world's own directions."""
     world = grid("RAS")
-    x, y, z = (axis[..., 0] for axis in np.split(_millimetres(world), 3, axis=-1))
+    middle = world.to_world((np.array([SHAPE]) - 1) / 2)[0]
+    x, y, z = (world.to_world(np.indices(SHAPE).reshape(3, -1).T) - middle).T.reshape(3, *SHAPE)
     brain = (x / 66) ** 2 + (y / 84) ** 2 + (z / 60) ** 2 < 1
     random = np.random.default_rng(seed)
-    folds = ndimage.gaussian_filter(random.normal(size=world.shape), 2.0) + 0.02 * random.normal()
-    low, middle = np.quantile(folds[brain], (0.12, 0.55))
-    made = np.where(folds < low, 0, np.where(folds < middle, 1, 2))
+    folds = ndimage.gaussian_filter(random.normal(size=SHAPE), 2.0) + 0.02 * random.normal()
+    low, between = np.quantile(folds[brain], (0.12, 0.55))
+    made = np.where(folds < low, 0, np.where(folds < between, 1, 2)).astype(np.int8)
     centre = np.array([30.0 if seed % 2 == 0 else -30.0, *random.uniform(-25, 25, 2)])
     away = np.sqrt((x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2)
     size = random.uniform(0.8, 1.2)
     for kind, radius in ((_OEDEMA, 24), (_RIM, 14), (_NECROSIS, 9)):
         made[away < size * radius] = kind
     made[~brain] = -1
-    at = world.to_voxel(on.to_world(np.indices(on.shape).reshape(3, -1).T)).T
-    found = ndimage.map_coordinates(made.astype(np.float32), at, order=0, cval=-1)
-    tissue: NDArray[np.int8] = found.reshape(on.shape).astype(np.int8)
-    return tissue
-
-
-def _millimetres(on: Grid) -> NDArray[np.float64]:
-    middle = on.to_world((np.array([on.shape]) - 1) / 2)[0]
-    points = on.to_world(np.indices(on.shape).reshape(3, -1).T) - middle
-    return points.reshape(*on.shape, 3)
+    return made

@@ -45,9 +45,10 @@ def test_a_folder_of_brats_becomes_patients(tmp_path: Path) -> None:
         (("Brats18_CBICA_AAB_1", "Brats18_2013_11_1", "Brats18_TCIA01_201_1"),
          {"Brats18_CBICA", "Brats18_2013", "Brats18_TCIA01"}),
         (("BraTS2021_00006", "BraTS2021_00410"), {"BraTS2021"}),
-        (("BraTS-GLI-00005-000", "BraTS-GLI-00006-101"), {"BraTS_GLI"}),
+        (("BraTS-GLI-00005-000", "BraTS-GLI-00006-101"), {"BraTS-GLI"}),
         (("site A/anna", "site B/boris"), {"site A", "site B"}),
-        (("anna", "boris"), {""}),
+        (("UCSF-PDGM-0004_nifti", "UCSF-PDGM-0005_nifti"), {"UCSF-PDGM"}),
+        (("anna", "raw_with_skull_b"), {""}),
     ],
 )  # fmt: skip
 def test_where_patients_come_from_is_told_from_folders_and_names(
