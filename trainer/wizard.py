@@ -207,7 +207,10 @@ class Plan:
         there = next((folder for folder in (place, *place.parents) if folder.exists()), place)
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             return f"The folder {there.name or there} cannot be written to. Choose another one."
-        needed, free = disk_mb(self, patients, models), shutil.disk_usage(there).free / 1e6
+        try:
+            needed, free = disk_mb(self, patients, models), shutil.disk_usage(there).free / 1e6
+        except UserError as error:
+            return str(error)
         if free < needed:
             return (
                 f"There is too little room on the disk: {free / 1000:.1f} GB are free, {needed / 1000:.1f} are needed."
@@ -286,7 +289,7 @@ class Plan:
         if self.start_from:
             common |= _as_it_was(self.start_from, models)
         split = self.split_of(patients, volumes_ml)
-        groups = self._groups(split, quality["groups"])
+        groups = self._groups(patients, split, quality["groups"])
         recipes = {}
         for name, fields in defaults["recipes"].items():
             steps = math.ceil(quality["steps"].get(name, 0) * begin["steps"])
@@ -329,12 +332,13 @@ class Plan:
             held=held,
         )
 
-    def _groups(self, split: Split, wanted: int) -> list[tuple[str, ...]]:
+    def _groups(self, patients: Patients, split: Split, wanted: int) -> list[tuple[str, ...]]:
         """Those that are learnt from, in as many groups as there are to be teachers that leave one out."""
-        if not split.learnt_from:
-            return []
-        count = wanted if len(split.learnt_from) >= FEW else 0
-        return [tuple(split.learnt_from[start :: max(1, count)]) for start in range(max(1, count))]
+        complete = [name for name in split.learnt_from if patients.named(name).has(self.teacher)]
+        others = [name for name in split.learnt_from if name not in complete]
+        count = max(1, wanted) if len(complete) >= FEW else 1
+        dealt = [complete[start::count] + others[start::count] for start in range(count)]
+        return [tuple(sorted(group)) for group in dealt if group]
 
     def _in_words(self, split: Split) -> str:
         if len(split.held_out) > 1:

@@ -224,6 +224,20 @@ def test_a_held_out_patient_is_never_learnt_from_and_lacking_ones_only_by_who_ca
     assert study.comparisons == (("student", "baseline"), ("any-student", "any-baseline"))
 
 
+def test_few_or_incomplete_patients_still_make_a_study(plan: Plan) -> None:
+    two = replace(plan, split=HoldOut(1))
+    runs = two.study(cohort(2)).plan(two.places())
+    assert [len(run.config.train_cases) for run in runs] == [1, 1, 1]
+    # Names that come first are those of patients the teacher cannot see.
+    patients = cohort(10, *(patient(f"a{number}", T1) for number in range(8)))
+    for split in (HoldOut(2), Folds(2), Folds(3), Folds(10)):
+        wanted = replace(plan, split=split, any_student=True)
+        assert wanted.why_not(patients) == ""
+        for run in wanted.study(patients).plan(wanted.places()):
+            assert run.config.train_cases
+            assert run.config.validation_cases or not run.scored
+
+
 def test_quick_is_three_networks_and_folds_end_with_one_on_everybody(plan: Plan) -> None:
     quick = replace(plan, quality=Quality.QUICK)
     runs = quick.study(cohort()).plan(quick.places())
