@@ -243,8 +243,9 @@ def _measure(
     found: dict[str, list[tuple[float, float]]] = {region: [] for region in REGIONS}
     for number, name in enumerate(cases):
         progress.update(number / len(cases), f"comparing with the {choice.card.title} on {name}")
-        subject, truth = _read(training, name, progress)
-        result = inference.segment(subject, choice.card, progress.part(0, 0), network=network, use=choice.used)
+        part = progress.part(number / len(cases), (number + 1) / len(cases))
+        subject, truth = _read(training, name, part.part(0.0, 0.3))
+        result = inference.segment(subject, choice.card, part.part(0.3, 1.0), network=network, use=choice.used)
         for region, score in metrics.score(result.label_map, truth).items():
             found[region].append((score.dice, score.hd95_mm))
     return found
@@ -274,8 +275,8 @@ def _check(training: Training, planned: Planned, card: ModelCard, runs: list[Pat
     rows = [row for row in comparison.read_rows(run / scoring.SCORES for run in runs) if row.cohort == comparison.REAL]
     own = [row for row in rows if row.sequences == joined(card.sequences)]
     best = max(own, key=lambda row: (row.dice, row.case))
-    subject, truth = _read(training, best.case, progress)
-    result = inference.segment(subject, card, progress)
+    subject, truth = _read(training, best.case, progress.part(0.0, 0.3))
+    result = inference.segment(subject, card, progress.part(0.3, 1.0))
     found = metrics.score(result.label_map, truth)
     for region in REGIONS:
         expected = [
