@@ -18,6 +18,7 @@ from engine.model_card import Role
 LEFT_PX, TOP_PX, BOTTOM_PX = 34, 26, 20
 LABEL_GAP_PX = 15
 BEST_RADIUS_PX = 4.5
+NAME_PX = 90
 MOST_POINTS = 300
 _NOTHING = np.zeros(0)
 
@@ -143,7 +144,7 @@ class CurvePlot(QWidget):
         metrics = self.fontMetrics()
         room = max((metrics.horizontalAdvance(name) for name in names), default=0)
         # Eleven pixels instead of the widget's thirteen, the dot before it and the figure after it.
-        right = min(room * LABEL_PX / 13 + 62, 0.42 * self.width()) if names else 8
+        right = min(room * LABEL_PX / 13 + 62, 0.5 * self.width()) if names else 8
         return QRectF(LEFT_PX, TOP_PX, max(20.0, self.width() - LEFT_PX - right), self.height() - TOP_PX - BOTTOM_PX)
 
     @property
@@ -406,6 +407,7 @@ class Piece:
         share: How much of it is done, 0..1.
         words: Where it is.
         shown: Whether its curves are those to look at.
+        group: What it and its neighbours of other folds are called together.
     """
 
     title: str
@@ -414,6 +416,7 @@ class Piece:
     share: float
     words: str
     shown: bool = False
+    group: str = ""
 
 
 class RunStrip(QWidget):
@@ -453,7 +456,9 @@ class RunStrip(QWidget):
         gap = 3 if len(self._pieces) < 30 else 1
         room = self.width() - gap * (len(self._pieces) - 1)
         total = sum(piece.weight for piece in self._pieces) or 1.0
-        left, named_until = 0.0, -1.0
+        left, named_until, group = 0.0, -1.0, ""
+        # Pieces too short for names of their own bear the one they share.
+        together = room / len(self._pieces) < NAME_PX
         for piece in self._pieces:
             width = room * piece.weight / total
             bar = QRectF(left, 0, width, 8)
@@ -469,6 +474,8 @@ class RunStrip(QWidget):
                 painter.restore()
             words = f"{piece.title}  {piece.words}"
             fitting = next((w for w in (words, piece.title) if metrics.horizontalAdvance(w) <= width - 4), "")
+            if together:
+                fitting, group = ("" if piece.group == group else piece.group), piece.group
             if fitting and left > named_until:
                 painter.setPen(QColor(c.text if piece.shown else c.secondary))
                 painter.drawText(QPointF(left, 25), fitting)

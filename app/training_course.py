@@ -219,6 +219,11 @@ class Course:
             return (at_work or begun)[-1]
         return runs[0] if runs else None
 
+    def beside(self, kind: str, run: RunCourse | None) -> RunCourse | None:
+        """Of a kind the run that is measured on the same patients as another; ``None`` where there is none."""
+        own = [one for one in self.of_kind(kind) if run is not None and one.plan.held_out == run.plan.held_out]
+        return own[0] if own else None
+
     def ask(self, command: str) -> None:
         """Note that the user wishes something; the training has not answered yet."""
         self.answers = {command: Answer.ASKED}

@@ -332,12 +332,12 @@ class Previews(QWidget):
         course, watched = self._course, self._watched
         if course is None:
             return None, None
-        kinds = list(course.kinds)
-        teacher = course.leading("Teacher") if "Teacher" in kinds else None
+        teacher = course.beside("Teacher", watched)
         if watched is not teacher or teacher is None:
             return teacher, watched
-        pupils = [kind for kind in kinds if kind.startswith("Student")] or [kind for kind in kinds if kind != "Teacher"]
-        return teacher, course.leading(pupils[0]) if pupils else None
+        others = [kind for kind in course.kinds if kind != "Teacher"]
+        pupils = [kind for kind in others if kind.startswith("Student")] or others
+        return teacher, course.beside(pupils[0], watched) if pupils else None
 
     def _offer_kinds(self) -> None:
         if self.kind_choice is not None:
@@ -496,6 +496,8 @@ class Previews(QWidget):
                 # The masks of before stay until these are there: a blink would be all one sees.
                 if path in self._failed:
                     self._put(cells, None, self._failed[path])
+                elif run.plan.name not in self._cases:
+                    self._put(cells, None, "")  # what is there may be of other patients
             else:
                 self._masks.move_to_end(path)
                 self._put(cells, masks, "")
@@ -513,20 +515,20 @@ class Previews(QWidget):
         return f"step {step:,}" + (", best so far" if best is not None and best.step == step else "")
 
     def _choose_base(self, runs: tuple[RunCourse | None, RunCourse | None]) -> None:
-        """Scans and truth come from the run that sees the most sequences of those that have shown something."""
-        known = [run for run in (self._course.runs.values() if self._course is not None else ()) if run.previews]
-        if not known:
+        """Scans and truth come from the first run that has shown something of these patients; all have the same."""
+        every, watched = (self._course.runs.values() if self._course is not None else ()), self._watched
+        same = [run for run in every if watched is not None and run.plan.held_out == watched.plan.held_out]
+        first = next((run for run in same if run.previews), None)
+        if first is None:
             for row in self.cells:
                 row[0].view.say("" if self._course is None else "Shown with the first look at these patients.")
             return
-        widest = max(known, key=lambda run: len(run.plan.sequences))
-        if widest.plan.name not in self._cases:
-            newest = widest.previews[max(widest.previews)]
-            self._read(newest, widest)
-            return
-        if self._base != widest.plan.name:
-            self._base = widest.plan.name
-            self._lay_out(self._cases[self._base], runs)
+        name = first.plan.name
+        if name not in self._cases:
+            self._read(first.previews[max(first.previews)], first)
+        elif self._base != name:
+            self._base = name
+            self._lay_out(self._cases[name], runs)
 
     def _lay_out(self, cases: tuple[PreviewCase, ...], runs: tuple[RunCourse | None, RunCourse | None]) -> None:
         self._make_rows(max(1, len(cases)))
@@ -612,6 +614,8 @@ class Previews(QWidget):
 
 def _why_nothing(run: RunCourse) -> str:
     """Why a run has no mask to show yet."""
+    if not run.plan.held_out:
+        return f"{run.plan.kind} learns from every patient, so nobody is left to look at."
     if run.stage is Stage.WAITING:
         return f"{run.plan.kind} has not begun yet."
     if run.stage in (Stage.FAILED, Stage.STOPPED):

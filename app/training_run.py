@@ -324,8 +324,12 @@ class TrainPage(QWidget):
     def _update_curves(self, course: Course | None) -> None:
         runs = list(course.runs.values()) if course is not None else []
         end = max((run.plan.steps for run in runs), default=1)
-        leading = {id(course.leading(kind)) for kind in course.kinds} if course is not None else set()
         watched = self._kind
+        leading = set()
+        if course is not None:
+            own = course.leading(watched) if watched else None
+            # Of several folds those are compared that are measured on the same patients.
+            leading = {id(course.beside(kind, own) or course.leading(kind)) for kind in course.kinds}
         # Of many students the one that is watched has its name on the curve; teacher and baseline always have.
         pupils = sum(kind.startswith("Student") for kind in course.kinds) if course is not None else 0
 
@@ -393,6 +397,7 @@ class TrainPage(QWidget):
                 run.share,
                 f"{100 * run.share:.0f} %" if run.stage in (Stage.WORKING, Stage.PAUSED) else run.stage.value,
                 run.plan.kind == self._kind,
+                run.plan.kind,
             )
             for run in course.runs.values()
         ]

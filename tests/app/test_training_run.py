@@ -272,6 +272,21 @@ def test_many_students_are_chosen_from_a_menu(page, follow):
     assert names == ["Teacher", "Student T2"]
 
 
+def test_runs_of_different_folds_are_never_laid_over_each_other(page, wizard, tmp_path, qtbot):
+    folder = by_hand.write(tmp_path / "folds", {TEACHER: STEPS}, folds=(0, 1))
+    other = "teacher-all-without1-seed0"
+    by_hand.learn(folder, other, 0, STEPS)
+    by_hand.learn(folder, "student-t1-without1-seed0", 0, 200)
+    wizard.look_at(UnderWay(folder))
+    qtbot.waitUntil(lambda: shown(page, 2) is not None, timeout=5_000)
+    assert page.previews.titles[2].text() == "Student T1, step 200"
+    teacher, student = page.previews._columns
+    assert teacher.plan.held_out == student.plan.held_out == (1,)
+    assert page.previews._base == other
+    strong = next(one for one in page.whole_plot.series if one.strong and one.name == "Teacher")
+    assert strong.y[2] == pytest.approx(0.5)  # of that fold, not of the other one's
+
+
 # --- what it is told --------------------------------------------------------------------------------------------------
 
 

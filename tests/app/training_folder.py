@@ -23,13 +23,19 @@ TEACHER, BASELINE, STUDENT = (f"{name}-without0-seed0" for name in ("teacher-all
 REACHED = {TEACHER: (0.9, 0.8), BASELINE: (0.6, 0.4), STUDENT: (0.7, 0.5)}
 
 
-def write(folder: Path, done: dict[str, int], students: tuple[tuple[str, ...], ...] = (("t1",),)) -> Path:
+def write(
+    folder: Path,
+    done: dict[str, int],
+    students: tuple[tuple[str, ...], ...] = (("t1",),),
+    folds: tuple[int, ...] = (0,),
+) -> Path:
     """Write a training of four patients, two of them held out.
 
     Args:
         folder: Made.
         done: Steps taken, by run; a run that is not named has not begun.
         students: What each student and its baseline see.
+        folds: Which folds are held out in turn.
     """
     folder.mkdir(parents=True)
     study = {
@@ -42,9 +48,9 @@ def write(folder: Path, done: dict[str, int], students: tuple[tuple[str, ...], .
             "student": {"role": "student", "distillation": {"teacher": "teacher", "weight": 0.1}},
         },
         "cells": [
-            {"recipe": "teacher", "sequences": [ALL], "folds": [0]},
-            {"recipe": "baseline", "sequences": [list(one) for one in students], "folds": [0]},
-            {"recipe": "student", "sequences": [list(one) for one in students], "folds": [0]},
+            {"recipe": "teacher", "sequences": [ALL], "folds": list(folds)},
+            {"recipe": "baseline", "sequences": [list(one) for one in students], "folds": list(folds)},
+            {"recipe": "student", "sequences": [list(one) for one in students], "folds": list(folds)},
         ],
         "comparisons": [["student", "baseline"]],
         "shifted": False,
