@@ -1,6 +1,6 @@
 """How long the window stands still while a training runs: gaps of the event loop, with and without other work.
 
-    QT_QPA_PLATFORM=offscreen python -m benchmarks.train_window [--seconds 40] [--no-training]
+    QT_QPA_PLATFORM=offscreen python -m benchmarks.train_window [--seconds 40] [--looks 3] [--no-training]
 
 A real training of the usual network at 2 mm in a process of its own, which takes every core; the main window at 1440 x
 900 with the demo patient of 240 x 240 x 155 voxels and four sequences, and the training's page at the same size, both
@@ -30,6 +30,7 @@ from app.jobs import Jobs
 from app.main_window import MainWindow
 from app.session import Stage
 from app.settings import Settings
+from app.training_course import Stage as RunStage
 from app.training_run import TrainPage
 from app.training_watch import TrainingWatch
 from app.viewer_model import Plane
@@ -114,6 +115,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=40.0, help="of each part")
     parser.add_argument("--no-training", action="store_true")
+    parser.add_argument(
+        "--looks", type=int, default=3, help="begin once the training has looked at its patients so often"
+    )
     arguments = parser.parse_args()
     make_application()
     rows: list[tuple[str, list[float]]] = []
@@ -136,7 +140,7 @@ def main() -> None:
             if not arguments.no_training:
                 model.look_at(training)
                 training.start()
-                _wait(lambda: _looks(page.watch) >= 3, 1200)
+                _wait(lambda: _looks(page.watch) >= arguments.looks and page.watch.under_way, 1800)
                 print(_told(page.watch))
                 rows += _parts(window, page, arguments.seconds)
             else:
@@ -172,8 +176,9 @@ def _parts(window: MainWindow, page: TrainPage | None, seconds: float) -> list[t
                 way[0] = 1 if slider.value() == slider.minimum() else -1
             slider.setValue(slider.value() + way[0])
 
-        heart.measure(seconds / 2, scrub)
-        rows.append(("going through the patients' past", heart.gaps))
+        if slider.isEnabled():
+            heart.measure(seconds / 2, scrub)
+            rows.append(("going through the patients' past", heart.gaps))
     turned = [1, 0]
 
     def turn() -> None:
@@ -194,7 +199,9 @@ def _looks(watch: TrainingWatch) -> int:
     course = watch.course
     if watch.standing is not None and watch.standing.state is State.FAILED:
         raise RuntimeError(watch.standing.problem)
-    return len(course.current.previews) if course is not None and course.current is not None else 0
+    if course is None or course.current is None or course.current.stage is RunStage.WAITING:
+        return -1
+    return len(course.current.previews)
 
 
 def _told(watch: TrainingWatch) -> str:
