@@ -116,6 +116,7 @@ class WizardModel(Teller):
         self.wizard = Wizard()
         self.fraction, self.doing = 0.0, ""
         self.reports: dict[str, PatientReport] = {}
+        self._looked_at: Report | None = None
         self._decisions: list[Decision] = []
         self._job: Job | None = None
         self._busy = ""
@@ -309,17 +310,18 @@ class WizardModel(Teller):
         """Let the doctor look at every patient anew."""
         from trainer import doctor
 
-        patients = self.patients
+        patients, before = self.patients, self._looked_at
         if patients is None:
             return
         self.stop_looking()
 
         def look(progress: Progress) -> Report:
-            return doctor.examine(patients, progress, lambda report: self._said.emit(patients, report))
+            # Whose files and decisions are as they were is not read again.
+            return doctor.examine(patients, progress, lambda report: self._said.emit(patients, report), before)
 
         def done(report: Report) -> None:
             self._job = None
-            self.wizard.report = report
+            self.wizard.report = self._looked_at = report
             self.reports = {patient.name: patient for patient in report.patients}
             self.patients_changed.emit()
             self.examining_changed.emit()

@@ -68,6 +68,21 @@ def test_no_part_of_the_trainer_imports_qt() -> None:
     assert culprits(modules_of("trainer"), QT) == []
 
 
+def test_looking_over_a_cohort_imports_neither_torch_nor_qt(tmp_path: Path) -> None:
+    code = f"""
+from pathlib import Path
+from engine.progress import Progress
+from tests.engine import phantoms
+from trainer import doctor
+from trainer.patients import Patients
+phantoms.write_subject(Path({str(tmp_path / "anna")!r}), truth=True)
+patients = Patients.read(Path({str(tmp_path)!r}))
+assert doctor.examine(patients, Progress()).usable == ("anna",)
+doctor.thumbnail(patients.named("anna"), Progress())
+"""
+    assert not imported_by(code) & (TORCH | QT)
+
+
 def test_segmenting_a_patient_on_the_cpu_imports_neither_torch_nor_qt(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path

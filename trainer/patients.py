@@ -219,7 +219,8 @@ def _source(subject: SubjectFiles, folder: Path, several: bool) -> str:
     # Brats18_TCIA01_201_1 is a patient of TCIA01; BraTS2021_00006 says no more than BraTS2021.
     known = re.match(r"(?i)brats\d\d_([a-z]+\d*|20\d\d)(?=_)", subject.name)
     known = known or re.match(r"(?=[^\W\d])[\w -]*?(?=[-_ ]\d+(?:[-_ ]|$))", subject.name)
-    return known[0] if known else ""
+    # BIDS begins all names alike.
+    return known[0] if known and known[0].lower() != "sub" else ""
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

@@ -312,13 +312,13 @@ def test_looking_can_be_stopped_and_gone_on_with(training, cohort, qtbot, monkey
     real = doctor.examine
     calls: list[int] = []
 
-    def slow(patients, progress, on_patient):
+    def slow(patients, progress, on_patient, before):
         calls.append(1)
         if len(calls) == 1:
             on_patient(real(Patients(patients.patients[:1], patients.origin), progress).patients[0])
             while True:
                 progress.check()
-        return real(patients, progress, on_patient)
+        return real(patients, progress, on_patient, before)
 
     monkeypatch.setattr(doctor, "examine", slow)
     drop(training, cohort)

@@ -48,7 +48,7 @@ def test_a_folder_of_brats_becomes_patients(tmp_path: Path) -> None:
         (("BraTS-GLI-00005-000", "BraTS-GLI-00006-101"), {"BraTS-GLI"}),
         (("site A/anna", "site B/boris"), {"site A", "site B"}),
         (("UCSF-PDGM-0004_nifti", "UCSF-PDGM-0005_nifti"), {"UCSF-PDGM"}),
-        (("anna", "raw_with_skull_b"), {""}),
+        (("anna", "raw_with_skull_b", "sub-01"), {""}),
     ],
 )  # fmt: skip
 def test_where_patients_come_from_is_told_from_folders_and_names(
