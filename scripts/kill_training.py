@@ -254,7 +254,11 @@ def moment(heard: list[Heard]) -> str:
         return "starting"
     if isinstance(last, Preparing):
         return "reading or scoring"
-    return "training" if isinstance(last, (Started, StepEnd, Saved, Validated, FellBack)) else "between runs"
+    return (
+        "training"
+        if isinstance(last, (Started, StepEnd, Saved, Validated, FellBack))
+        else "just scored or between runs"
+    )
 
 
 def is_done(training: Training) -> bool:
