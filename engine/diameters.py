@@ -69,7 +69,7 @@ def measure(region: Mask, spacing: tuple[float, float]) -> Diameters | None:
         return None
     from scipy.ndimage import binary_dilation, binary_fill_holes
 
-    pieces = cc3d.connected_components(np.ascontiguousarray(region), connectivity=8)
+    pieces = cc3d.connected_components(np.ascontiguousarray(region).astype(np.uint8), connectivity=8)
     sizes = np.bincount(pieces.reshape(-1, order="A"))
     sizes[0] = 0
     piece = np.pad(binary_fill_holes(pieces == int(sizes.argmax())), 1)

@@ -329,7 +329,7 @@ class Editor:
         # Around the box there is nothing of the region, so everything reached from a corner is outside.
         outside = np.pad(~flat, 1, constant_values=True)
         connectivity = 6 if at is None else 4
-        pieces = cc3d.connected_components(outside, connectivity=connectivity)
+        pieces = cc3d.connected_components(outside.astype(np.uint8), connectivity=connectivity)
         holes = (pieces != pieces[(0,) * pieces.ndim]) & (pieces > 0)
         inner = holes[(slice(1, -1),) * holes.ndim].reshape(mask.shape)
         return self._commit(f"fill holes of the {region.words}{_on(at, self.grid)}", box, inner, _ADDED[region])
@@ -355,7 +355,7 @@ class Editor:
         if not mask[inside]:
             return None
         # Pieces that touch at a corner are one, as everywhere in Gliascope; on a slice nothing else is in the box.
-        pieces = cc3d.connected_components(mask, connectivity=26)
+        pieces = cc3d.connected_components(mask.astype(np.uint8), connectivity=26)
         island = pieces == pieces[inside]
         size = f"{np.count_nonzero(island) * self.grid.voxel_ml:.2g} ml"
         which = "island of core" if region is Region.CORE else "island"

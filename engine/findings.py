@@ -117,7 +117,7 @@ def _islands(labels: LabelMap) -> list[Finding]:
     box = bounding_box(whole)
     if box is None:
         return []
-    pieces, count = cc3d.connected_components(whole[box], connectivity=26, return_N=True)
+    pieces, count = cc3d.connected_components(whole[box].astype(np.uint8), connectivity=26, return_N=True)
     if count < 2:
         return []
     from scipy.ndimage import distance_transform_edt
@@ -164,7 +164,7 @@ def _at_the_edge(labels: LabelMap, volumes: list[Volume]) -> list[Finding]:
     area_cm2 = area / 100
     if area_cm2 < SMALLEST_EDGE_CM2:
         return []
-    patches, _ = cc3d.connected_components(touching, connectivity=26, return_N=True)
+    patches, _ = cc3d.connected_components(touching.astype(np.uint8), connectivity=26, return_N=True)
     sizes = np.bincount(patches.reshape(-1, order="A"))
     sizes[0] = 0
     place = _middle(patches == int(sizes.argmax()), roomy, labels.grid)
@@ -173,7 +173,7 @@ def _at_the_edge(labels: LabelMap, volumes: list[Volume]) -> list[Finding]:
 
 def _open_to_the_rim(empty: Mask) -> Mask:
     """Without the hollows that lie wholly inside, such as ventricles that a scan shows black."""
-    pieces, count = cc3d.connected_components(empty, connectivity=6, return_N=True)
+    pieces, count = cc3d.connected_components(empty.astype(np.uint8), connectivity=6, return_N=True)
     keep = np.zeros(count + 1, bool)
     for axis in range(3):
         for end in (0, -1):
@@ -192,7 +192,7 @@ def _thick_places(mask: Mask, grid: Grid, rim_mm: float) -> list[tuple[float, ND
 
     part = np.pad(mask[box], 1)
     deep = distance_transform_edt(part, sampling=grid.spacing) > rim_mm
-    hearts, count = cc3d.connected_components(deep, connectivity=26, return_N=True)
+    hearts, count = cc3d.connected_components(deep.astype(np.uint8), connectivity=26, return_N=True)
     if not count:
         return []
     # Each voxel belongs to the heart nearest to it, if that is no further than the rim is thick.

@@ -24,6 +24,8 @@ from engine.model_card import TUMOUR_CORE, WHOLE_TUMOUR
 from engine.volume import Box, LabelMap, Mask, bounding_box
 
 # Pieces that touch at a corner are one lesion, as ITK-SNAP and the BraTS lesion-wise scores count them.
+# cc3d 4.1.1 fails on bool masks one voxel thick with several pieces, and miscounts parts of larger arrays that are; so
+# it gets a copy in bytes wherever the engine counts pieces.
 _CONNECTIVITY = 26
 
 
@@ -110,7 +112,7 @@ def lesion_count(mask: Mask) -> int:
     box = bounding_box(mask)
     if box is None:
         return 0
-    _, count = cc3d.connected_components(mask[box], connectivity=_CONNECTIVITY, return_N=True)
+    _, count = cc3d.connected_components(mask[box].astype(np.uint8), connectivity=_CONNECTIVITY, return_N=True)
     return int(count)
 
 
@@ -123,7 +125,9 @@ def lesions(labels: LabelMap) -> list[tuple[float, NDArray[np.float64]]]:
     box = bounding_box(labels.whole_tumour)
     if box is None:
         return []
-    pieces, count = cc3d.connected_components(labels.data[box] > 0, connectivity=_CONNECTIVITY, return_N=True)
+    pieces, count = cc3d.connected_components(
+        (labels.data[box] > 0).astype(np.uint8), connectivity=_CONNECTIVITY, return_N=True
+    )
     corner = np.array([axis.start for axis in box])
     found = []
     for number in range(1, count + 1):
@@ -147,7 +151,7 @@ def without_small_pieces(mask: Mask, voxel_ml: float, minimum_ml: float) -> Mask
     box = bounding_box(mask)
     if box is None or minimum_ml <= 0:
         return mask
-    pieces, count = cc3d.connected_components(mask[box], connectivity=_CONNECTIVITY, return_N=True)
+    pieces, count = cc3d.connected_components(mask[box].astype(np.uint8), connectivity=_CONNECTIVITY, return_N=True)
     sizes = np.bincount(pieces.reshape(-1, order="A"), minlength=count + 1)
     keep = sizes * voxel_ml >= minimum_ml
     keep[0] = False

@@ -171,3 +171,12 @@ def test_a_full_size_case_is_scored_quickly() -> None:
     start = time.perf_counter()
     metrics.score(found, truth)
     assert time.perf_counter() - start < 3
+
+
+def test_pieces_of_a_mask_one_voxel_thick_are_told_apart():
+    for axis in range(3):
+        mask = np.zeros((9, 9, 9), bool)
+        line = np.moveaxis(mask, axis, 0)[:, 4, 4]
+        line[[1, 3, 6]] = line[7] = True
+        kept = metrics.without_small_pieces(mask, 0.001, 0.002)
+        assert np.argwhere(kept)[:, axis].tolist() == [6, 7]
