@@ -144,7 +144,7 @@ class CurvePlot(QWidget):
         metrics = self.fontMetrics()
         room = max((metrics.horizontalAdvance(name) for name in names), default=0)
         # Eleven pixels instead of the widget's thirteen, the dot before it and the figure after it.
-        right = min(room * LABEL_PX / 13 + 62, 0.5 * self.width()) if names else 8
+        right = min(room * LABEL_PX / 13 + 74, 0.5 * self.width()) if names else 8
         return QRectF(LEFT_PX, TOP_PX, max(20.0, self.width() - LEFT_PX - right), self.height() - TOP_PX - BOTTOM_PX)
 
     @property
