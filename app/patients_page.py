@@ -25,7 +25,7 @@ from PySide6.QtCore import (
     QTimer,
     Signal,
 )
-from PySide6.QtGui import QColor, QImage, QKeyEvent, QPainter, QPaintEvent, QPen, QResizeEvent
+from PySide6.QtGui import QColor, QImage, QKeyEvent, QPainter, QPaintEvent, QPen, QResizeEvent, QShowEvent
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QFileDialog,
@@ -52,6 +52,7 @@ from app.slice_layers import edge
 from app.theme import CORE, DARK, LABEL_PX, WHOLE_TUMOUR, Theme, blend, body_font
 from app.wizard_model import Look, WizardModel
 from engine.volume import Sequence
+from trainer import corrected
 
 if TYPE_CHECKING:
     from trainer.doctor import Finding, PatientReport, Repair, Thumbnail
@@ -778,10 +779,12 @@ class Invitation(QWidget):
     Signals:
         browse_folder: Choose a folder by a dialog.
         browse_table: Choose a table by a dialog.
+        corrected: Take the patients whose masks the user corrected.
     """
 
     browse_folder = Signal()
     browse_table = Signal()
+    corrected = Signal()
 
     def __init__(self, theme: Theme) -> None:
         super().__init__()
@@ -809,9 +812,13 @@ class Invitation(QWidget):
         self.table_button = push("Choose a table", "large", "A CSV file, or a patients.json of an earlier training")
         self.folder_button.clicked.connect(self.browse_folder)
         self.table_button.clicked.connect(self.browse_table)
+        self.corrected_button = push(
+            "Corrected patients", "large", 'Those added with "Add to the training set" in the main window'
+        )
+        self.corrected_button.clicked.connect(self.corrected)
         row.addStretch()
-        row.addWidget(self.folder_button)
-        row.addWidget(self.table_button)
+        for button in (self.folder_button, self.table_button, self.corrected_button):
+            row.addWidget(button)
         row.addStretch()
         column.addLayout(row)
         column.addStretch(6)
@@ -819,8 +826,13 @@ class Invitation(QWidget):
     def set_busy(self, words: str) -> None:
         """What is being done, or nothing."""
         self.title.setText(words or "Drop a folder of patients here")
-        for button in (self.folder_button, self.table_button):
+        for button in (self.folder_button, self.table_button, self.corrected_button):
             button.setEnabled(not words)
+
+    def showEvent(self, event: QShowEvent) -> None:
+        # Patients may have been corrected since the page was last seen.
+        self.corrected_button.setVisible(corrected.manifest().exists())
+        super().showEvent(event)
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
@@ -847,6 +859,7 @@ class PatientsPage(QStackedWidget):
         self.invitation = Invitation(theme)
         self.invitation.browse_folder.connect(self.browse_folder)
         self.invitation.browse_table.connect(self.browse_table)
+        self.invitation.corrected.connect(lambda: wizard.choose_patients(corrected.manifest()))
         self.addWidget(self.invitation)
         self.table_model = CohortTable(wizard)
         self.chosen = Chosen(self.table_model)

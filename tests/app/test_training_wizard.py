@@ -18,12 +18,12 @@ from app.plan_page import PlanPage
 from app.session import Stage
 from app.theme import CORE, WHOLE_TUMOUR
 from app.training_wizard import TrainingWizard
-from engine import nifti
+from engine import nifti, sequences
 from engine.errors import UserError
 from engine.volume import LabelMap, Sequence, Volume
 from tests.app.test_access import unnamed
 from tests.engine import phantoms
-from trainer import estimate
+from trainer import corrected, estimate
 from trainer.estimate import Device, Pace
 from trainer.patients import Patients
 from trainer.study import Study
@@ -219,6 +219,20 @@ def test_a_table_and_a_manifest_are_taken_as_well(training, cohort, tmp_path, qt
     qtbot.waitUntil(lambda: training.wizard.patients.origin.name == "patients.json", timeout=10_000)
     looked(training, qtbot)
     assert cell(patients_page(training), "anna", Column.SOURCE) == "x"
+
+
+def test_corrected_patients_are_offered_once_there_are_some(training, cohort, qtbot):
+    invitation = patients_page(training).invitation
+    assert not invitation.corrected_button.isVisible()
+    for name in PATIENTS[:2]:
+        [files] = sequences.find_subjects([cohort / name])
+        corrected.add(files, nifti.read_label_map(cohort / name / f"{name}_seg.nii.gz"), 3)
+    training.close()
+    training.show()
+    qtbot.mouseClick(invitation.corrected_button, LEFT)
+    looked(training, qtbot)
+    assert [patient.name for patient in training.wizard.patients.patients] == ["anna", "boris"]
+    assert cell(patients_page(training), "anna", Column.SOURCE) == "corrected"
 
 
 def test_a_folder_with_nobody_in_it_is_one_sentence(training, tmp_path, qtbot):
