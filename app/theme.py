@@ -248,6 +248,7 @@ QPushButton#link:focus {{ border: 1px solid {c.accent}; }}
 QPushButton#flat, QToolButton#flat {{
     background: transparent; border: 1px solid transparent; padding: 0 8px;
 }}
+#rail QPushButton#flat {{ text-align: left; }}
 QPushButton#flat:hover, QToolButton#flat:hover {{ background: {c.raised}; }}
 QPushButton#flat:focus, QToolButton#flat:focus {{ border: 1px solid {c.accent}; }}
 QPushButton::menu-indicator, QToolButton::menu-indicator {{ image: none; width: 0; }}
@@ -362,7 +363,7 @@ QLineEdit:disabled {{ color: {faint}; }}
 #tools {{ background: {c.panel}; border-top: 1px solid {c.hairline}; border-bottom: 1px solid {c.hairline}; }}
 #detail {{ background: {c.panel}; border: none; border-left: 1px solid {c.hairline}; }}
 #note {{
-    background: {c.raised}; border: 1px solid {c.hairline}; border-left: 3px solid {c.secondary};
+    background: {c.background}; border: 1px solid {c.hairline}; border-left: 3px solid {c.secondary};
     border-radius: {RADIUS}px;
 }}
 #note[grave="true"] {{ border-left: 3px solid {c.warning}; }}

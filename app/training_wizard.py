@@ -245,7 +245,6 @@ class Rail(QFrame):
         self.open_button.clicked.connect(self.browse)
         column.addWidget(self.open_button)
         self.new_button = push("New training", "flat", "Begin with other patients; what runs goes on")
-        self.new_button.setStyleSheet("text-align: left;")
         self.new_button.clicked.connect(wizard.begin_anew)
         column.addWidget(self.new_button)
         self.rows: list[TrainingRow] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,22 +13,23 @@ from PySide6.QtGui import QDragEnterEvent, QDropEvent
 from PySide6.QtWidgets import QApplication, QFileDialog, QLabel, QPushButton
 
 from app import installing
-from app.main_window import MainWindow
+from app.main_window import MainWindow, installed_models
 from app.patients_page import COLUMNS, Column, PatientsPage, Show
-from app.plan_page import PlanPage
+from app.plan_page import SCRATCH, PlanPage
 from app.session import Stage
 from app.theme import CORE, WHOLE_TUMOUR
 from app.training_wizard import TrainingWizard
 from engine import nifti, sequences
 from engine.errors import UserError
 from engine.volume import LabelMap, Sequence, Volume
+from tests.app.conftest import drop as drop_on_main_window
 from tests.app.test_access import unnamed
 from tests.engine import phantoms
-from trainer import corrected, estimate
+from trainer import corrected, estimate, wizard
 from trainer.estimate import Device, Pace
 from trainer.patients import Patients
 from trainer.study import Study
-from trainer.training import Training
+from trainer.training import State, Training
 from trainer.wizard import Folds, HoldOut, Page, Quality
 
 T1, T1CE, T2, FLAIR = Sequence
@@ -598,3 +600,62 @@ def test_the_folder_of_a_training_is_opened_as_one(training, planning, begun, tm
     qtbot.waitUntil(lambda: training.wizard.training is not None, timeout=10_000)
     assert training.wizard.training.folder == moved
     assert training.wizard.page is Page.TRAIN
+
+
+# --- the whole way ----------------------------------------------------------------------------------------------------
+
+LITTLE = {
+    "spacing_mm": 1.0,
+    "window": [32, 32, 32],
+    "architecture": {"name": "folded_unet", "args": {"regions": 2, "filters": [4, 8], "blocks": [1, 1]}},
+    "average": 0.8,
+    "threads": 1,
+}
+
+
+@pytest.fixture
+def little_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Networks and trainings of seconds in the place of the presets."""
+    presets = json.loads(wizard.DEFAULTS.read_text())
+    presets["common"] |= LITTLE
+    presets["from_scratch"] = {"learning_rate": 0.02, "steps": 1.0}
+    steps = {"teacher": 30, "baseline": 30, "student": 30}
+    presets["qualities"] = {q.value: {"groups": 0, "warm_up": 2, "steps": steps} for q in Quality}
+    path = tmp_path / "training.json"
+    path.write_text(json.dumps(presets))
+    monkeypatch.setattr(wizard, "DEFAULTS", path)
+    wizard._defaults.cache_clear()  # what was read before ...
+    yield
+    wizard._defaults.cache_clear()  # ... and what this test read
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)  # five processes that load torch, on a machine that others may use
+def test_clicks_alone_lead_from_a_folder_to_a_student_that_is_picked_for_t1(
+    window, little_presets, planning, tmp_path, qtbot
+):
+    page = plan_page(planning)
+    qtbot.mouseClick(page.start_fold.head, LEFT)
+    next(entry for entry in page.start_menu().actions() if entry.text() == SCRATCH).trigger()
+    qtbot.mouseClick(page.qualities[Quality.QUICK], LEFT)
+    page.baseline_box.click()
+    qtbot.mouseClick(planning.next_button, LEFT)
+    qtbot.waitUntil(lambda: planning.wizard.page is Page.TRAIN, timeout=20_000)
+    training = planning.wizard.training
+    qtbot.waitUntil(lambda: training.standing().state is State.DONE and not training.running(), timeout=900_000)
+    qtbot.waitUntil(lambda: planning.next_button.isEnabled(), timeout=20_000)
+    qtbot.mouseClick(planning.next_button, LEFT)
+    assert planning.wizard.page is Page.RESULT
+    result = planning.page_of[Page.RESULT]
+    qtbot.waitUntil(lambda: result.install_button.isEnabled(), timeout=20_000)
+    before = {card.name for card in installed_models()}
+    qtbot.mouseClick(result.install_button, LEFT)
+    qtbot.waitUntil(lambda: {card.name for card in installed_models()} != before, timeout=120_000)
+    [made] = {card.name for card in installed_models()} - before
+
+    alone = phantoms.write_subject(tmp_path / "later", sequences=(T1,))
+    drop_on_main_window(window, [alone])
+    qtbot.waitUntil(lambda: window.session.stage is Stage.READY, timeout=20_000)
+    assert window.session.choice.card.name == made
+    qtbot.mouseClick(window.segment.button, LEFT)
+    qtbot.waitUntil(lambda: window.session.stage is Stage.DONE, timeout=60_000)
