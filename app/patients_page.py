@@ -233,6 +233,8 @@ def _sorted_by(patient: Patient, report: PatientReport | None, column: Column) -
 
 def _mark(patient: Patient, report: PatientReport | None, column: Column) -> str:
     """What is drawn beside or instead of words."""
+    if column is Column.INCLUDED:
+        return "blocked" if patient.included and report is not None and not report.usable else ""
     if column.sequence is not None:
         return "present" if column.sequence in patient.files else "absent"
     if column is Column.TRUTH:
@@ -245,6 +247,8 @@ def _mark(patient: Patient, report: PatientReport | None, column: Column) -> str
 def _told(patient: Patient, report: PatientReport | None, column: Column) -> str:
     """A tooltip, which a screen reader says too."""
     if column is Column.INCLUDED:
+        if _mark(patient, report, column):
+            return "Not used as things are: see what was found"
         return "The training uses this patient" if patient.included else "Left out of the training"
     if column.sequence is not None:
         there = patient.files.get(column.sequence)
@@ -322,7 +326,7 @@ class RowPainter(QStyledItemDelegate):
         mark = str(index.data(MARK))
         middle = QPointF(rect.center()) + QPointF(0.5, 0.5)
         if column is Column.INCLUDED:
-            self._paint_tick(painter, middle, used)
+            self._paint_tick(painter, middle, used, mark == "blocked")
         elif column.sequence is not None or column is Column.TRUTH:
             self._paint_dot(painter, middle, mark, used)
         else:
@@ -346,9 +350,16 @@ class RowPainter(QStyledItemDelegate):
             painter.drawLine(rect.topLeft() + QPoint(1, 1), rect.bottomLeft() + QPoint(1, -1))
         painter.restore()
 
-    def _paint_tick(self, painter: QPainter, middle: QPointF, used: bool) -> None:
+    def _paint_tick(self, painter: QPainter, middle: QPointF, used: bool, blocked: bool) -> None:
+        """A tick, none, or a dash where a patient is wanted and cannot be used as things are."""
         c = self._theme.colours
         box = QRectF(middle.x() - 7, middle.y() - 7, 14, 14)
+        if blocked:
+            painter.setPen(QPen(QColor(c.warning), 1))
+            painter.drawRoundedRect(box, 3, 3)
+            painter.setPen(QPen(QColor(c.warning), 1.6))
+            painter.drawLine(middle + QPointF(-3.5, 0), middle + QPointF(3.5, 0))
+            return
         painter.setPen(QPen(QColor(c.accent if used else c.secondary), 1))
         painter.setBrush(QColor(c.accent) if used else Qt.BrushStyle.NoBrush)
         painter.drawRoundedRect(box, 3, 3)
@@ -643,6 +654,8 @@ class Detail(QScrollArea):
             self._words.addWidget(label(waiting, "secondary"))
         for sentence in patient.decisions:
             self._words.addWidget(label(f"Decided: {sentence}", "secondary", wrap=True))
+        if report is not None and patient.included and not report.usable:
+            self._words.addWidget(label("Not used as things are.", "secondary", wrap=True))
         for finding in report.findings if report is not None else ():
             self._add_finding(finding)
         self._words.addSpacing(8)
@@ -727,7 +740,8 @@ class Detail(QScrollArea):
         patients = wizard.patients
         if patients is None:
             return
-        used = [patient for patient in patients.patients if patient.included]
+        whom = wizard.usable or patients
+        used = [patient for patient in whom.patients if patient.included]
         self._words.addWidget(label("The patients", "wordmark"))
         for words in cohort_in_words(used):
             self._words.addWidget(label(words, "secondary", wrap=True))
@@ -762,7 +776,8 @@ def cohort_in_words(patients: list[Patient]) -> list[str]:
     """What there is to learn from: how many have which sequences and a truth, and where they come from."""
     counts = Counter(sequence for patient in patients for sequence in patient.files)
     whole = sum(len(patient.files) == len(Sequence) for patient in patients)
-    lines = [f"{len(patients)} are used; {whole} of them have all four sequences."]
+    used = "1 patient is used" if len(patients) == 1 else f"{len(patients)} patients are used"
+    lines = [f"{used}; {whole} with all four sequences."]
     lines.append(", ".join(f"{sequence.title} {counts[sequence]}" for sequence in Sequence))
     lines.append(f"With a ground truth: {sum(patient.truth is not None for patient in patients)}")
     sources = Counter(patient.source for patient in patients if patient.source)

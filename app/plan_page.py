@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from trainer.patients import Patients
     from trainer.wizard import Split
 
+# Wider lines are harder to read, and what belongs together drifts apart.
+COLUMN_WIDTH = 800
 # The sums are cheap, but not for each letter of a name.
 SUMS_AFTER_MS = 60
 QUALITIES = {
@@ -159,10 +161,13 @@ class PlanPage(QWidget):
         inside.setObjectName("surface")
         around = QHBoxLayout(inside)
         around.setContentsMargins(24, 18, 24, 24)
-        around.addStretch(1)
-        column = QVBoxLayout()
+        held = QWidget()
+        held.setMaximumWidth(COLUMN_WIDTH)
+        column = QVBoxLayout(held)
+        column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(8)
-        around.addLayout(column, 20)
+        around.addStretch(1)
+        around.addWidget(held, 30)
         around.addStretch(1)
         area.setWidget(inside)
         self.area = area
@@ -510,7 +515,7 @@ class PlanPage(QWidget):
         if isinstance(plan.split, Folds):
             self.split_fold.say(f"Everybody once, in {plan.split.count} folds")
         else:
-            self.split_fold.say(f"{value} of {count_of_patients(count)} are kept apart")
+            self.split_fold.say(f"{value} of {count_of_patients(count)} kept apart")
 
     def _update_start(self, plan: Plan) -> None:
         chosen = self._starts().get(plan.start_from, plan.start_from)

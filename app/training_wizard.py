@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QRectF, QSize, Qt, QTimer
+from PySide6.QtCore import QRectF, QSize, Qt, QTimer, Signal
 from PySide6.QtGui import (
     QColor,
     QDragEnterEvent,
@@ -103,6 +103,8 @@ class TrainingWizard(QMainWindow):
         self._targets = DropTargets(theme, self._surface)
 
         wizard.page_changed.connect(self._update)
+        # A training that has come further may have results.
+        self.rail.refreshed.connect(self._update)
         wizard.busy_changed.connect(self._update)
         wizard.problem_changed.connect(self._update_message)
         bind(self, "Work", "Close this window", ("Ctrl+W", "Esc"), self._escape)
@@ -204,7 +206,12 @@ class Rail(QFrame):
         theme: The colours.
         jobs: Asks how the trainings stand.
         wizard: What is shown.
+
+    Signals:
+        refreshed: How the trainings stand was asked anew.
     """
+
+    refreshed = Signal()
 
     def __init__(self, theme: Theme, jobs: Jobs, wizard: WizardModel) -> None:
         super().__init__()
@@ -315,8 +322,9 @@ class Rail(QFrame):
                 return "Choose whom to learn from"
             if wizard.examining:
                 return f"Looking at {len(wizard.patients)}"
-            left_out = sum(not patient.included for patient in wizard.patients.patients)
-            return f"{len(wizard.patients)} found" + (f", {left_out} left out" if left_out else "")
+            usable = wizard.usable
+            found = f"{len(wizard.patients)} found"
+            return f"{found}, {len(usable)} used" if usable is not None else found
         if page is Page.PLAN:
             plan = wizard.plan
             if plan is None:
@@ -344,6 +352,8 @@ class Rail(QFrame):
             self.rows.append(row)
         self._caption.setVisible(bool(found))
         self._list.addStretch()
+        self._update()
+        self.refreshed.emit()
 
 
 class RailRow(QAbstractButton):

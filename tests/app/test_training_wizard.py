@@ -203,7 +203,7 @@ def test_a_dropped_folder_becomes_a_table_of_patients(with_patients):
     emil = page.chosen.index(4, COLUMNS.index(Column.FLAIR))
     assert emil.data(Qt.ItemDataRole.ToolTipRole) == "No FLAIR"
     assert with_patients.next_button.isEnabled()
-    assert "5 found" in with_patients.rail.steps[Page.PATIENTS].words
+    assert with_patients.rail.steps[Page.PATIENTS].words == "5 found, 5 used"
 
 
 def test_a_table_and_a_manifest_are_taken_as_well(training, cohort, tmp_path, qtbot):
@@ -253,7 +253,7 @@ def test_leaving_out_and_taking_back(with_patients, qtbot):
     tick(page, "boris", qtbot)
     assert [p.name for p in with_patients.wizard.usable.patients] == ["anna", "carla", "dora", "emil"]
     assert "boris left out" in page.decided.text()
-    assert "1 left out" in with_patients.rail.steps[Page.PATIENTS].words
+    assert with_patients.rail.steps[Page.PATIENTS].words == "5 found, 4 used"
     qtbot.mouseClick(page.show_choice.button(Show.LEFT_OUT), LEFT)
     assert page.chosen.rowCount() == 1
     assert page.show_choice.button(Show.LEFT_OUT).text().endswith("1")
