@@ -31,7 +31,7 @@ from PySide6.QtWidgets import (
 )
 
 from app.cards import Banner, DropTargets
-from app.controls import label, push
+from app.controls import clear, label, push
 from app.jobs import Jobs
 from app.patients_page import PatientsPage
 from app.plan_page import PlanPage
@@ -337,21 +337,18 @@ class Rail(QFrame):
         return "Compare and install"
 
     def _show_trainings(self, found: list[tuple[Training, Standing]]) -> None:
-        while (item := self._list.takeAt(0)) is not None:
-            widget = item.widget()
-            if widget is not None:
-                widget.hide()
-                widget.deleteLater()
-        self.rows = []
-        for training, standing in found:
-            shown = self._wizard.training
-            here = shown is not None and shown.folder == training.folder
-            row = TrainingRow(self._theme, training, standing, here)
-            row.clicked.connect(lambda _=False, training=training: self._wizard.look_at(training))
-            self._list.addWidget(row)
-            self.rows.append(row)
+        # The same rows stay, so that the one in focus keeps it.
+        if [row.training.folder for row in self.rows] != [training.folder for training, _ in found]:
+            clear(self._list)
+            self.rows = [TrainingRow(self._theme, training) for training, _ in found]
+            for row in self.rows:
+                row.clicked.connect(lambda _=False, training=row.training: self._wizard.look_at(training))
+                self._list.addWidget(row)
+            self._list.addStretch()
+        shown = self._wizard.training
+        for row, (training, standing) in zip(self.rows, found, strict=True):
+            row.show_standing(standing, shown is not None and shown.folder == training.folder)
         self._caption.setVisible(bool(found))
-        self._list.addStretch()
         self._update()
         self.refreshed.emit()
 
@@ -447,18 +444,20 @@ class TrainingRow(RailRow):
     Args:
         theme: The colours.
         training: Which one.
-        standing: How far it is.
-        here: Whether the pages show it.
     """
 
-    def __init__(self, theme: Theme, training: Training, standing: Standing, here: bool) -> None:
+    def __init__(self, theme: Theme, training: Training) -> None:
         super().__init__(theme)
-        self.training, self._done, self.here = training, standing.done, here
+        self.training, self._done = training, 0.0
         self.setText(training.name)
-        self.words = standing_in_words(standing)
-        self.setAccessibleName(f"Training {training.name}, {self.words}")
-        self.setToolTip(standing.problem or f"Show {training.name}")
         self.setCursor(Qt.CursorShape.PointingHandCursor)
+
+    def show_standing(self, standing: Standing, here: bool) -> None:
+        """How far it is, and whether the pages show it."""
+        self._done, self.here, self.words = standing.done, here, standing_in_words(standing)
+        self.setAccessibleName(f"Training {self.text()}, {self.words}")
+        self.setToolTip(standing.problem or f"Show {self.text()}")
+        self.update()
 
     def paint_disc(self, painter: QPainter, box: QRectF) -> None:
         c = self._theme.colours
