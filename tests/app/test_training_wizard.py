@@ -647,10 +647,12 @@ def test_clicks_alone_lead_from_a_folder_to_a_student_that_is_picked_for_t1(
     qtbot.mouseClick(planning.next_button, LEFT)
     assert planning.wizard.page is Page.RESULT
     result = planning.page_of[Page.RESULT]
-    qtbot.waitUntil(lambda: result.install_button.isEnabled(), timeout=20_000)
+    button = result.install_button
+    qtbot.waitUntil(lambda: button.isVisible() and button.isEnabled(), timeout=20_000)
     before = {card.name for card in installed_models()}
     qtbot.mouseClick(result.install_button, LEFT)
-    qtbot.waitUntil(lambda: {card.name for card in installed_models()} != before, timeout=120_000)
+    qtbot.waitUntil(lambda: planning.wizard.problem is not None, timeout=120_000)
+    assert planning.wizard.problem.note, planning.wizard.problem.sentence
     [made] = {card.name for card in installed_models()} - before
 
     alone = phantoms.write_subject(tmp_path / "later", sequences=(T1,))
