@@ -1,6 +1,7 @@
 """Examples a second of a training, against a plain MONAI recipe and against the bare network.
 
     python -m benchmarks.train_speed COHORT [--cases 8] [--rounds 3] [--threads 1] [--device cpu|cuda]
+    python -m benchmarks.train_speed COHORT --processes 2 [--rounds 3]
 
 Three ways take turns in one process, on the same prepared patients, with the same network and optimiser:
 
@@ -12,6 +13,9 @@ What MONAI has no transform for (fainter and bolder lesions, sequences left out)
 it gets the quicker one: RandSmoothDeformd after RandAffined instead of Rand3DElasticd, RandSmoothFieldAdjustIntensityd
 instead of RandBiasFieldd. The cached part of its recipe costs nothing here. A CPU is measured in processor time of all
 threads, which other programs disturb less, a GPU by the clock. Quote the ratios: the seconds belong to this computer.
+
+With ``--processes`` a training is shared by so many, and one process alone takes the same batches in as many pieces, in
+turns; both are measured by the clock.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -43,7 +49,7 @@ from trainer import loop
 from trainer.config import Distillation, TrainConfig
 from trainer.dataset import Case, CaseStore, Examples
 from trainer.distillation import DistillationTask, SegmentationTask
-from trainer.events import Event, Orders, StepEnd
+from trainer.events import Event, Orders, StepEnd, from_line
 from trainer.team import Team
 
 WARM_UP = 5
@@ -73,7 +79,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25, help="of one round; ours takes whole reports")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
+    if arguments.processes > 1:
+        _share(arguments)
+        return
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     set_determinism(0)
@@ -100,6 +110,46 @@ def main() -> None:
             print(f"| {title}, ms a step | {cells} | {bare / ours:.0%} |")
             pace = " | ".join(f"{1 / seconds:.2f}" for seconds in (ours, monai))
             print(f"| examples a second | {pace} | {monai / ours:.1f} | {1 / bare:.2f} | |", flush=True)
+
+
+def _share(arguments: argparse.Namespace) -> None:
+    """Time one training in one process and in several, and compare their curves."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(arguments.processes)]
+    paces: dict[int, list[float]] = {1: [], arguments.processes: []}
+    curves: dict[int, dict[int, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        names = tuple(CaseStore(arguments.cohort, 2.0, Path(folder) / "prepared").names()[: arguments.cases])
+        config = TrainConfig(
+            "shared",
+            "teacher",
+            tuple(Sequence),
+            str(arguments.cohort),
+            names,
+            batch=arguments.processes,
+            accumulate=arguments.processes,
+            steps=3 * loop.REPORT_EVERY,
+            warm_up=WARM_UP,
+            threads=arguments.threads,
+            validate_every=0,
+            device=arguments.device,
+        )
+        path = Path(folder) / "shared.json"
+        path.write_text(config.to_json())
+        for number in range(arguments.rounds):
+            for processes, pace in paces.items():
+                words = ["-m", "trainer.run", str(path), str(Path(folder) / f"run-{processes}-{number}")]
+                command = [sys.executable, *(torchrun if processes > 1 else []), *words]
+                done = subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, check=True)
+                reports = [event for line in done.stdout.splitlines() if isinstance(event := from_line(line), StepEnd)]
+                # The first report holds the steps that set things up.
+                pace += [report.seconds_a_step for report in reports[1:]]
+                curves[processes] = {report.step: report.loss for report in reports}
+    alone, shared = (statistics.median(pace) for pace in paces.values())
+    print("| processes | s a step, median | ratio | loss after " + ", ".join(map(str, curves[1])) + " steps |")
+    print("|---|---|---|---|")
+    for processes, seconds in ((1, alone), (arguments.processes, shared)):
+        losses = ", ".join(f"{loss:.4f}" for loss in curves[processes].values())
+        print(f"| {processes} | {seconds:.2f} | {alone / seconds:.2f} | {losses} |")
 
 
 def _clock(device: torch.device) -> float:
