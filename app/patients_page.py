@@ -46,7 +46,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from app.controls import ElidedLabel, Segments, clear, label, push
+from app.controls import ElidedLabel, Segments, clear, label, place_in_words, push
 from app.jobs import Jobs
 from app.slice_layers import edge
 from app.theme import CORE, DARK, LABEL_PX, WHOLE_TUMOUR, Theme, blend, body_font
@@ -1014,7 +1014,7 @@ class PatientsPage(QStackedWidget):
         patients = wizard.patients
         self.setCurrentIndex(0 if patients is None else 1)
         if patients is not None:
-            self.origin.setText(str(patients.origin))
+            self.origin.setText(place_in_words(patients.origin))
             self.origin.setToolTip(str(patients.origin))
         self._count()
         self.chosen.narrow()

@@ -27,7 +27,7 @@ from PySide6.QtWidgets import (
 )
 
 from app import installing
-from app.controls import ElidedLabel, IconButton, MenuButton, Segments, action, clear, label, push
+from app.controls import ElidedLabel, IconButton, MenuButton, Segments, action, clear, label, place_in_words, push
 from app.jobs import Job, Jobs, Queue
 from app.plan_parts import (
     Fold,
@@ -469,7 +469,7 @@ class PlanPage(QWidget):
         self._update_devices()
         if self.name.text().strip() != plan.name:
             self.name.setText(plan.name)
-        self.folder.setText(str(plan.folder))
+        self.folder.setText(place_in_words(plan.folder))
         self.folder.setToolTip(str(plan.folder))
         self.place_fold.say(plan.name)
         why = self.wizard.why_not_plan
