@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PySide6.QtCore import QObject, QTimer, Signal
 
@@ -12,6 +12,7 @@ from app.jobs import Job, Jobs, Queue
 from app.training_course import Course, Plan
 from engine.model_card import Role
 from engine.progress import Progress
+from trainer.events import Previewed
 from trainer.training import Command, Heard, Standing, State, Training
 
 # How often the file is looked at: an answer to a button is waited for, the next report is not.
@@ -21,6 +22,10 @@ LOOK_S = 2.0
 # So many events at a time keep the window's turn short when a long training is opened.
 AT_A_TIME = 1500
 AGAIN_MS = 5_000
+
+
+# The folder within a run's, as trainer.validation names it; that module needs torch.
+PREVIEWS = "previews"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +70,20 @@ def look(training: Training, after: int, patience_s: float, every_s: float, prog
         progress.check()
         heard, following = training.events(after)
         if heard or time.monotonic() >= until:
-            return _Look(heard, following, training.standing())
+            return _Look([_placed(training, one) for one in heard], following, training.standing())
         pause = time.monotonic() + every_s
         while (left := pause - time.monotonic()) > 0:
             progress.check()
             time.sleep(min(left, 0.1))
+
+
+def _placed(training: Training, heard: Heard) -> Heard:
+    """A preview where it lies now: a training that ran on a cluster, or was moved, wrote down where it lay then."""
+    if not isinstance(heard.event, Previewed):
+        return heard
+    name = heard.event.path.replace("\\", "/").rpartition("/")[2]
+    path = training.places.runs / heard.run / PREVIEWS / name
+    return replace(heard, event=replace(heard.event, path=str(path)))
 
 
 class TrainingWatch(QObject):

@@ -22,6 +22,7 @@ from app.training_wizard import TrainingWizard
 from engine import nifti, sequences
 from engine.errors import UserError
 from engine.volume import LabelMap, Sequence, Volume
+from tests.app import training_folder
 from tests.app.conftest import drop as drop_on_main_window
 from tests.app.test_access import unnamed
 from tests.engine import phantoms
@@ -661,3 +662,13 @@ def test_clicks_alone_lead_from_a_folder_to_a_student_that_is_picked_for_t1(
     assert window.session.choice.card.name == made
     qtbot.mouseClick(window.segment.button, LEFT)
     qtbot.waitUntil(lambda: window.session.stage is Stage.DONE, timeout=60_000)
+
+
+def test_a_training_that_was_moved_shows_its_patients_where_they_lie_now(training, tmp_path, qtbot):
+    folder = training_folder.write(tmp_path / "was here", {"teacher-all-without0-seed0": 100})
+    moved = folder.rename(tmp_path / "is here")
+    drop(training, moved)
+    qtbot.waitUntil(lambda: training.wizard.training is not None, timeout=10_000)
+    watch = training.page_of[Page.TRAIN].watch
+    qtbot.waitUntil(lambda: watch.course is not None and bool(watch.course.current.previews), timeout=10_000)
+    assert all(path.is_relative_to(moved) and path.exists() for path in watch.course.current.previews.values())
