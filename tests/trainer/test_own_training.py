@@ -69,11 +69,12 @@ def patients(cohort: Path) -> Patients:
 @pytest.fixture
 def endless(patients: Patients, tmp_path: Path) -> Iterator[Training]:
     """A training that is under way until it is stopped."""
-    made = Training.create(tmp_path / "endless", small_study(steps=100_000, validate_every=50), patients)
+    study = small_study(steps=100_000, validate_every=50, checkpoint_seconds=0.0)
+    made = Training.create(tmp_path / "endless", study, patients)
     yield made
     if made.running():
         made.ask("stop")
-    wait_until(lambda: not made.running())
+    wait_until(lambda: ended(made))
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 900) -> None:
@@ -82,6 +83,12 @@ def wait_until(true: Callable[[], bool], seconds: float = 900) -> None:
     while not true():
         assert time.monotonic() < until, "it did not come about"
         _LITTLE.wait(0.02)
+
+
+def ended(of: Training) -> bool:
+    """Whether nobody works on a training any more, and its process is gone."""
+    waiting = f"waits for the training {of.name}"
+    return not of.running() and all(thread.name != waiting for thread in threading.enumerate())
 
 
 def heard(of: Training, kind: type, run: str | None = None) -> list[Heard]:
@@ -107,7 +114,7 @@ def finished(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Training
         assert made.running()
         with pytest.raises(Busy, match="Another process works on own already"):
             made.start()
-        wait_until(lambda: not made.running())
+        wait_until(lambda: ended(made))
     return made
 
 
@@ -133,7 +140,7 @@ def test_a_training_is_done_scored_and_reported_without_its_window(finished: Tra
     assert (compared.recipe, compared.reference, compared.patients) == ("student", "baseline", 1)
     # Begun again there is nothing left to do.
     finished.start()
-    wait_until(lambda: not finished.running())
+    wait_until(lambda: ended(finished))
     assert len(heard(finished, Started)) == 3
 
 
@@ -217,7 +224,7 @@ def test_what_is_asked_is_answered_at_once_and_done_within_a_step(endless: Train
     for command, at in asked.items():
         answer = next(one for one in heard(endless, Acknowledged, "") if one.event.command == command)
         assert answer.time - at < 0.2
-    wait_until(lambda: not endless.running())
+    wait_until(lambda: ended(endless))
     standing = endless.standing()
     assert standing.state is State.STOPPED
     assert 0 < standing.done < 1
@@ -233,11 +240,12 @@ def test_killed_with_its_worker_or_alone_it_goes_on_where_it_was(endless: Traini
     wait_until(lambda: bool(heard(endless, StepEnd)))
     for process in processes(endless):
         process.kill()
-    wait_until(lambda: not endless.running())
+    wait_until(lambda: ended(endless))
     with (endless.folder / "events.jsonl").open("ab") as file:
         file.write(b'{"run": "teacher-all-wit')  # as a power cut leaves it
     endless.start()
     wait_until(lambda: len(heard(endless, Started)) == 2)
+    assert heard(endless, Started)[-1].event.first_step > 0
     supervisor = min(processes(endless), key=lambda process: process.create_time())
     workers = supervisor.children()
     os.kill(supervisor.pid, signal.SIGKILL)
@@ -247,7 +255,7 @@ def test_killed_with_its_worker_or_alone_it_goes_on_where_it_was(endless: Traini
     assert not alive
     endless.start()
     wait_until(lambda: len(heard(endless, Started)) == 3)
-    assert heard(endless, Started)[-1].event.first_step > 0
+    assert heard(endless, Started)[-1].event.first_step >= heard(endless, Started)[-2].event.first_step
 
 
 @pytest.mark.timeout(1200)
@@ -270,7 +278,7 @@ def test_what_fails_is_told_and_tried_again_at_the_next_start(cohort: Path, tmp_
     made = Training.create(tmp_path / "own", study, Patients.read(scans))
     (scans / "anna").rename(scans / "away")
     made.start()
-    wait_until(lambda: not made.running())
+    wait_until(lambda: ended(made))
     standing = made.standing()
     assert standing.state is State.FAILED
     assert standing.problem.startswith("Four-sequence teacher: ")
@@ -279,7 +287,8 @@ def test_what_fails_is_told_and_tried_again_at_the_next_start(cohort: Path, tmp_
     assert len(heard(made, Failed, "teacher-all-without0-seed0")) == 1
     (scans / "away").rename(scans / "anna")
     made.start()
-    wait_until(lambda: made.standing().state is State.DONE)
+    wait_until(lambda: ended(made))
+    assert made.standing().state is State.DONE
     assert made.standing().problem == ""
 
 
