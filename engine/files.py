@@ -5,11 +5,28 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from engine.errors import CannotWrite
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: int, shared: bool) -> None:
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(file: int, shared: bool) -> None:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
+_LOOK_SECONDS = 0.05
 
 
 @contextmanager
@@ -45,6 +62,39 @@ def whole_file(path: Path, check: Callable[[Path], object] | None = None) -> Ite
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+class Locked(Exception):
+    """Another process holds the lock."""
+
+
+@contextmanager
+def locked(path: Path, wait_seconds: float, shared: bool = False) -> Iterator[None]:
+    """Hold a lock that the system takes back when its holder dies, however it dies.
+
+    Args:
+        path: The file to lock; made where absent, and left there.
+        wait_seconds: How long to try.
+        shared: Whether others may hold it in the same way: for looking whether it is free.
+
+    Raises:
+        Locked: Somebody else holds it.
+        OSError: The file cannot be made.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        until = time.monotonic() + wait_seconds
+        while True:
+            try:
+                _lock(file, shared)
+                break
+            except OSError as error:
+                if time.monotonic() >= until:
+                    raise Locked(path.name) from error
+            time.sleep(_LOOK_SECONDS)
+        yield
+    finally:
+        os.close(file)
 
 
 def unwritten(path: Path, error: OSError) -> CannotWrite:

@@ -14,14 +14,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.errors import Cancelled, UserError
-from engine.files import unwritten, whole_file
+from engine.files import Locked, locked, unwritten, whole_file
 from engine.progress import Progress
 from engine.volume import Sequence
 from trainer.config import TrainConfig
@@ -153,21 +153,16 @@ def _alone(folder: Path) -> Iterator[None]:
 
     One whose supervisor was killed needs a moment to save its state; a new one waits for that.
     """
-    from filelock import FileLock, Timeout
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "lock")
-        lock.acquire(timeout=SECONDS_TO_SAVE)
-    except Timeout as error:
-        what = f"Another process is training in the folder {folder.name}"
-        raise UserError(what, "", "Wait until it is done, or stop it.") from error
-    except OSError as error:
-        raise unwritten(folder / "lock", error) from error
-    try:
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(folder / "lock", SECONDS_TO_SAVE))
+        except Locked as error:
+            what = f"Another process is training in the folder {folder.name}"
+            raise UserError(what, "", "Wait until it is done, or stop it.") from error
+        except OSError as error:
+            raise unwritten(folder / "lock", error) from error
         yield
-    finally:
-        lock.release()
 
 
 def _claim(folder: Path, config: TrainConfig) -> None:

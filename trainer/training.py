@@ -27,7 +27,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib.util import find_spec
@@ -38,7 +38,7 @@ import platformdirs
 
 from engine import model_file
 from engine.errors import Cancelled, UserError
-from engine.files import shown, unwritten, whole_file
+from engine.files import Locked, locked, shown, unwritten, whole_file
 from engine.model_card import ModelCard
 from engine.progress import Progress
 from engine.volume import Sequence
@@ -739,51 +739,26 @@ def _remember(folder: Path) -> None:
         partial.write_text(json.dumps([str(path) for path in (*known, folder)]), encoding="utf-8")
 
 
+_FLAGS = 0
 if sys.platform == "win32":
-    import msvcrt
-
     _FLAGS = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.BELOW_NORMAL_PRIORITY_CLASS
-
-    def _lock(file: int, shared: bool) -> None:
-        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    _FLAGS = 0
-
-    def _lock(file: int, shared: bool) -> None:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
 @contextmanager
 def _locked(path: Path, wait_seconds: float, shared: bool = False) -> Iterator[None]:
-    """Hold a lock that the system takes back when its holder dies, however it dies.
-
-    Args:
-        path: The file to lock.
-        wait_seconds: How long to try.
-        shared: Whether others may hold it in the same way: for looking whether it is free.
+    """As `engine.files.locked`.
 
     Raises:
         Busy: Somebody else holds it.
         OSError: The file cannot be made.
     """
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        until = time.monotonic() + wait_seconds
-        while True:
-            try:
-                _lock(file, shared)
-                break
-            except OSError as error:
-                if time.monotonic() >= until:
-                    what = f"Another process works on {path.parent.name} already"
-                    raise Busy(what, "", "Watch that one, or stop it first.") from error
-            time.sleep(_LOOK_SECONDS)
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(path, wait_seconds, shared))
+        except Locked as error:
+            what = f"Another process works on {path.parent.name} already"
+            raise Busy(what, "", "Watch that one, or stop it first.") from error
         yield
-    finally:
-        os.close(file)
 
 
 def main(arguments: list[str]) -> int:

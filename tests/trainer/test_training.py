@@ -16,11 +16,11 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError
 
 from engine import networks, nifti, registry, sequences
 from engine.errors import Cancelled, CannotWrite, UserError
+from engine.files import locked
 from engine.inference import segment
 from engine.metrics import dice
 from engine.progress import Progress
@@ -764,7 +764,7 @@ def test_two_processes_do_not_train_in_one_folder(
 ) -> None:
     monkeypatch.setattr(run, "SECONDS_TO_SAVE", 0.1)
     (tmp_path / "run").mkdir()
-    with FileLock(tmp_path / "run" / "lock"), pytest.raises(UserError, match="Another process is training in"):
+    with locked(tmp_path / "run" / "lock", 0), pytest.raises(UserError, match="Another process is training in"):
         train(config(cohort), tmp_path / "run")
     assert isinstance(train(config(cohort, steps=4), tmp_path / "run")[-1], Finished)
 
