@@ -189,6 +189,8 @@ def _stylesheet(c: Colours) -> str:
     pressed = blend(c.text, c.raised, 0.14)
     faint = blend(c.secondary, c.panel, 0.6)
     accent_hover = blend(c.text, c.accent, 0.12)
+    # The colour alone would not tell a tick from a button; a picture of a style sheet is named by its file.
+    tick = (ASSETS / "icons" / ("tick-dark.svg" if c == DARK else "tick-light.svg")).as_posix()
     return f"""
 QWidget {{ color: {c.text}; font-size: {BODY_PX}px; }}
 QMainWindow, #surface {{ background: {c.background}; }}
@@ -236,7 +238,7 @@ QCheckBox:disabled {{ color: {faint}; }}
 QCheckBox::indicator {{
     width: 13px; height: 13px; border: 1px solid {c.secondary}; border-radius: 3px; background: {c.panel};
 }}
-QCheckBox::indicator:checked {{ background: {c.accent}; border-color: {c.accent}; }}
+QCheckBox::indicator:checked {{ background: {c.accent}; border-color: {c.accent}; image: url("{tick}"); }}
 QCheckBox::indicator:disabled {{ border-color: {c.hairline}; }}
 QPushButton#large {{ min-height: 34px; max-height: 34px; }}
 QPushButton#link {{

@@ -419,6 +419,7 @@ class ResultPage(QWidget):
             self.version_field.setText(about.version)
             self.data_field.setPlainText(about.data)
             self.licence_field.setText(about.licence)
+            self.licence_field.setCursorPosition(0)  # a long sentence is read from its beginning
             self._citations = about.citations
             self._update_buttons()
 
