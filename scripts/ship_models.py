@@ -50,12 +50,17 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--simulated", type=Path)
     parser.add_argument("--version", default="2.0")
     parser.add_argument("--out", type=Path, default=ROOT / "assets" / "models")
+    parser.add_argument("--only", action="append", help="name of a model to make; all of the study's if left out")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "models.md")
     arguments = parser.parse_args(words)
     study = Study.read(arguments.study)
     simulated = None if arguments.simulated is None else arguments.simulated.resolve()
     places = Places(arguments.data.resolve(), arguments.runs.resolve(), simulated)
-    cards = [ship(model, study, places, arguments.out, arguments.version) for model in study.shipped]
+    for model in study.shipped:
+        if not arguments.only or model.name in arguments.only:
+            ship(model, study, places, arguments.out, arguments.version)
+    # Those that came from elsewhere are used beside them.
+    cards = [card for card in registry.list_models([arguments.out]).models if card.evaluation is not None]
     command = f"python -m scripts.ship_models configs/{arguments.study.name}"
     arguments.page.write_text(page(cards, command), encoding="utf-8")
 
@@ -116,7 +121,7 @@ def page(cards: list[ModelCard], command: str) -> str:
     lines += ["", "## How each was measured", ""]
     for card in cards:
         assert card.evaluation is not None
-        lines.append(f"- **{card.name}**: {card.evaluation.how}.")
+        lines.append(f"- **{card.name}** {card.version}: {card.evaluation.how}.")
     lines += [
         "",
         "## How far probabilities and volumes can be believed",
