@@ -44,7 +44,7 @@ FREE_GB = {"app": 1.5, "torch": 2.5, "torch for GPUs": 9.0}
 # How often a log gets a line about an installation that takes long.
 NEWS_SECONDS = 5.0
 # Commands that never open a window, so that a machine without Qt's system libraries can still segment.
-WINDOWLESS = {"segment", "models", "evaluate", "train", "study", "self-test", "--help", "-h", "--version"}
+WINDOWLESS = {"segment", "models", "evaluate", "check", "train", "study", "self-test", "--help", "-h", "--version"}
 # What `--install` may be asked for.
 OPTIONAL_PARTS = ("torch", "test")
 
