@@ -8,6 +8,7 @@ that the network is the same everywhere. The first one leads: it alone reads com
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -50,6 +51,8 @@ def assemble(device: torch.device) -> Team:
         accelerator=device.type, devices=here, num_nodes=size // here, strategy=DDPStrategy(timeout=PATIENCE)
     )
     fabric.launch()
+    # Threads that still listen to the others when Python ends would end the process with SIGABRT.
+    atexit.register(torch.distributed.destroy_process_group)
     return SharedTeam(fabric)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -534,7 +535,8 @@ def test_torch_is_installed_when_agreed_to_and_can_be_stopped(
     qtbot.waitUntil(lambda: bool(plan_page(with_patients).sums.estimates), timeout=10_000)
 
 
-def test_a_python_that_start_py_did_not_make_is_left_alone():
+def test_a_python_that_start_py_did_not_make_is_left_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
     assert "start.py" in installing.why_not_install()
 
 
