@@ -20,13 +20,13 @@ from typing import IO, Any
 from engine import registry
 from engine.errors import BadModel, UserError
 from engine.files import shown, unwritten, whole_file
-from engine.model_card import CARD_NAME, REQUIRED_FILES, ModelCard, check_name
+from engine.model_card import CARD_NAME, NETWORK_XML, REQUIRED_FILES, WEIGHTS, ModelCard, check_name
 from engine.progress import Progress
 
 SUFFIX = ".gliamodel"
 CONTENTS = "contents.json"
 FORMAT = 1
-LARGEST = {CONTENTS: 64 * 1024, CARD_NAME: 4 * 1024**2, "network.xml": 64 * 1024**2, "weights.safetensors": 2 * 1024**3}
+LARGEST = {CONTENTS: 64 * 1024, CARD_NAME: 4 * 1024**2, NETWORK_XML: 64 * 1024**2, WEIGHTS: 2 * 1024**3}
 """Bytes of each file at most; there can be no other."""
 _CHUNK = 1024 * 1024
 _PATIENTS = ("train_cases", "validation_cases")

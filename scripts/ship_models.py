@@ -18,8 +18,8 @@ from engine import registry
 from engine.errors import UserError
 from engine.model_card import REGIONS, ModelCard, RegionScores
 from engine.volume import SUBSETS, in_words
-from trainer import checkpoint, comparison, publication, scoring
-from trainer.study import Places, Shipped, Study, run_name
+from trainer import checkpoint, comparison, publication
+from trainer.study import SCORES, Places, Shipped, Study, run_name
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = (
@@ -76,12 +76,12 @@ def ship(model: Shipped, study: Study, places: Places, out: Path, version: str) 
         for run in study.plan(places)
         if run.scored and run.recipe == model.recipe and run.config.sequences == model.sequences
     ]
-    scored = [run for run in runs if (run / scoring.SCORES).exists()]
+    scored = [run for run in runs if (run / SCORES).exists()]
     if not scored:
         raise UserError(f"Nothing is known of {model.name}", "no run of its recipe is scored", "Carry out the study.")
     name = run_name(model.recipe, model.sequences, (), model.seed)
     card = checkpoint.export(places.runs / name, out / model.name, model.name, version, DATA, LICENCE, CITATIONS)
-    rows = comparison.read_rows(run / scoring.SCORES for run in scored)
+    rows = comparison.read_rows(run / SCORES for run in scored)
     folds, seeds = ({getattr(row, field) for row in rows} for field in ("fold", "seed"))
     trained = len({patient for fold in study.folds for patient in fold})
     part = "" if len(folds) == len(study.folds) else f" ({len(folds)} folds done)"

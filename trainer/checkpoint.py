@@ -17,10 +17,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from engine import networks, registry, runtime
+from engine import model_file, networks, registry, runtime
 from engine.errors import UserError
 from engine.files import whole_file
-from engine.model_card import CARD_NAME, REGIONS, TUMOUR_CORE, WHOLE_TUMOUR, Architecture, ModelCard, Role
+from engine.model_card import CARD_NAME, REGIONS, TUMOUR_CORE, WEIGHTS, WHOLE_TUMOUR, Architecture, ModelCard, Role
 from engine.preprocessing import SIZE_STEP
 from engine.volume import Sequence
 from trainer.config import TrainConfig
@@ -32,7 +32,6 @@ CONFIG = "config.json"
 STATE = "state.safetensors"
 PREVIOUS = "state.previous.safetensors"
 BEST_WEIGHTS = "best.safetensors"
-WEIGHTS = "weights.safetensors"
 # Pieces smaller than these are seldom tumour; fixed before anything was measured.
 MINIMUM_ML = {WHOLE_TUMOUR: 1.0, TUMOUR_CORE: 0.2}
 LEFT_RIGHT = 0
@@ -351,14 +350,7 @@ def export(
     partial.mkdir(parents=True)
     runtime.export(network, len(config.sequences), config.window, partial)
     card.write(partial)
-    # The old model stays until the new one is whole and in its place.
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(partial, folder)
-    shutil.rmtree(old, ignore_errors=True)
-    return ModelCard.read(folder)
+    return model_file.put(partial, folder)
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -35,7 +35,7 @@ from engine.progress import Progress
 from engine.volume import LabelMap, Subject, in_order, joined
 from trainer import calibration, checkpoint, comparison, scoring
 from trainer.comparison import PatientScore, Row
-from trainer.study import Planned
+from trainer.study import SCORES, Planned
 from trainer.training import START, About, Training
 
 SAME = 0.02
@@ -54,7 +54,7 @@ def described(card: ModelCard, runs: Iterable[Path], how: str) -> ModelCard:
         UserError: A file of scores is damaged.
     """
     runs = list(runs)
-    rows = [row for row in comparison.read_rows(run / scoring.SCORES for run in runs) if row.cohort == comparison.REAL]
+    rows = [row for row in comparison.read_rows(run / SCORES for run in runs) if row.cohort == comparison.REAL]
     own, recipe = joined(card.sequences), rows[0].recipe
     # A model has one threshold a region; where it takes any subset, it is chosen on all of them together.
     pooled = mean_over_subsets(rows, own) if card.any_subset else rows
@@ -202,7 +202,7 @@ def _beside(
     training: Training, card: ModelCard, runs: list[Path], models: Path, progress: Progress
 ) -> tuple[Beside, ...]:
     """What the models that would be used otherwise reach on the patients this one was measured on."""
-    rows = [row for row in comparison.read_rows(run / scoring.SCORES for run in runs) if row.cohort == comparison.REAL]
+    rows = [row for row in comparison.read_rows(run / SCORES for run in runs) if row.cohort == comparison.REAL]
     scores = comparison.score_patients(rows)
     others = [one for one in registry.list_models([registry.SHIPPED, models]).models if one.name != card.name]
     sets = [card.sequences]
@@ -272,7 +272,7 @@ def _check(training: Training, planned: Planned, card: ModelCard, runs: list[Pat
 
     The weights of a run that learnt from everybody have no score of their own; what they must do is find the tumour.
     """
-    rows = [row for row in comparison.read_rows(run / scoring.SCORES for run in runs) if row.cohort == comparison.REAL]
+    rows = [row for row in comparison.read_rows(run / SCORES for run in runs) if row.cohort == comparison.REAL]
     own = [row for row in rows if row.sequences == joined(card.sequences)]
     best = max(own, key=lambda row: (row.dice, row.case))
     subject, truth = _read(training, best.case, progress.part(0.0, 0.3))

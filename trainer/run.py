@@ -22,6 +22,7 @@ import numpy as np
 
 from engine.errors import Cancelled, UserError
 from engine.files import Locked, locked, unwritten, whole_file
+from engine.model_card import WEIGHTS
 from engine.progress import Progress
 from engine.volume import Sequence
 from trainer.config import TrainConfig
@@ -53,9 +54,9 @@ def train(config: TrainConfig, folder: Path, emit: Callable[[Event], None], prog
     if _leads():
         with _alone(folder):
             _claim(folder, config)
-            if not (folder / "weights.safetensors").exists():
+            if not (folder / WEIGHTS).exists():
                 _train(config, folder, emit, orders)
-    elif not (folder / "weights.safetensors").exists():
+    elif not (folder / WEIGHTS).exists():
         _train(config, folder, emit, orders)
 
 

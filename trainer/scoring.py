@@ -32,13 +32,12 @@ from trainer.comparison import REAL, SHIFTED, SIMULATED, Row, write_rows
 from trainer.config import TrainConfig
 from trainer.patients import Patients
 from trainer.shift import shift
-from trainer.study import MASKS, mask_path
+from trainer.study import MASKS, SCORES, mask_path
 
 if TYPE_CHECKING:
     from torch import nn
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5)
-SCORES = "scores.csv"
 CALIBRATION = "calibration.npz"
 # Logits further out are certain enough.
 LOGIT_EDGES = np.linspace(-12.0, 12.0, 97)

@@ -21,6 +21,7 @@ from typing import Any
 
 from engine.errors import Cancelled, UserError
 from engine.files import whole_file
+from engine.model_card import WEIGHTS
 from engine.progress import Progress
 from engine.volume import Sequence, joined
 from trainer.config import TrainConfig
@@ -31,7 +32,6 @@ EVERY = tuple(Sequence)
 CONFIGS = "configs"
 SCORES = "scores.csv"
 MASKS = "masks"
-WEIGHTS = "weights.safetensors"
 MODEL = "model:"
 """What a recipe's ``start_from`` begins with where a model is meant and not a recipe."""
 _LOOK_SECONDS = 0.2  # how soon a request to stop is seen; ends of workers are seen at once

@@ -39,7 +39,7 @@ import platformdirs
 from engine import model_file
 from engine.errors import Cancelled, UserError
 from engine.files import Locked, locked, shown, unwritten, whole_file
-from engine.model_card import ModelCard
+from engine.model_card import WEIGHTS, ModelCard
 from engine.progress import Progress
 from engine.volume import Sequence
 from trainer import comparison
@@ -356,7 +356,7 @@ class Training:
         return tuple(run.config.name for run in self.planned if self._may_be_installed(run))
 
     def _may_be_installed(self, run: Planned) -> bool:
-        if not (self.places.runs / run.config.name / trainer_study.WEIGHTS).exists():
+        if not (self.places.runs / run.config.name / WEIGHTS).exists():
             return False
         several = bool(self.study.shipped)
         if several == run.scored or run.recipe not in {cell.recipe for cell in self.study.cells}:
@@ -638,7 +638,7 @@ class _Heard:
         undone: list[tuple[bool, bool, int]] = []
         for place, run in enumerate(self._planned, start=1):
             name, config = run.config.name, run.config
-            trained = (places.runs / name / trainer_study.WEIGHTS).exists()
+            trained = (places.runs / name / WEIGHTS).exists()
             scored = not run.scored or (places.runs / name / trainer_study.SCORES).exists()
             low, typical, high, known = self._pace(run)
             steps_done = config.steps if trained else min(self._steps.get(name, 0), config.steps)

@@ -16,7 +16,7 @@ from engine.sequences import find_subjects, load
 from engine.volume import SUBSETS, Sequence, joined
 from scripts import ship_models
 from tests.trainer.test_study import fields
-from trainer import comparison, publication, scoring, study
+from trainer import comparison, publication, study
 from trainer.study import Places, Study
 
 NETWORKS = {
@@ -49,7 +49,7 @@ def test_a_finished_study_becomes_models_whose_figures_are_those_of_the_held_out
     listing = registry.list_models([out])
     assert not listing.problems
     (card,) = listing.models
-    rows = comparison.read_rows(places.runs.glob(f"*/{scoring.SCORES}"))
+    rows = comparison.read_rows(places.runs.glob(f"*/{study.SCORES}"))
     every = joined(tuple(Sequence))
     assert card.evaluation is not None
     assert card.calibration is not None

@@ -10,8 +10,9 @@ import pytest
 
 from app import cli
 from engine.errors import Cancelled, UserError
+from engine.model_card import WEIGHTS
 from engine.progress import Progress
-from trainer import checkpoint, comparison, scoring, study
+from trainer import checkpoint, comparison, study
 from trainer.study import Places, Standing, Study
 
 
@@ -58,7 +59,7 @@ def told(_: Standing) -> None:
 
 
 def scores(runs: Path) -> list[comparison.Row]:
-    return comparison.read_rows(sorted(runs.glob(f"*/{scoring.SCORES}")))
+    return comparison.read_rows(sorted(runs.glob(f"*/{study.SCORES}")))
 
 
 @pytest.mark.timeout(400)  # a dozen worker processes, each of which imports torch
@@ -78,7 +79,7 @@ def test_a_study_that_was_killed_and_resumed_gives_the_same_table(cohort: Path, 
 
     with pytest.raises(Cancelled):
         study.carry_out(wanted, pieces, 2, stop_soon, progress)
-    assert not list(pieces.runs.glob(f"*/{scoring.SCORES}"))
+    assert not list(pieces.runs.glob(f"*/{study.SCORES}"))
     # One is killed outright in the middle of a training: what is left is a state, and perhaps a file without a name.
     victim = next(run for run in wanted.plan(pieces) if run.recipe == "baseline")
     worker = study.begin(victim, wanted, pieces)
@@ -114,8 +115,7 @@ def test_a_weight_of_zero_is_the_baseline_to_the_last_bit(cohort: Path, tmp_path
     places = Places(cohort, tmp_path / "runs")
     assert study.carry_out(wanted, places, 2, told, Progress()) == []
     one, other = (
-        (places.runs / f"{recipe}-t1-without1-seed0" / checkpoint.WEIGHTS).read_bytes()
-        for recipe in ("baseline", "control")
+        (places.runs / f"{recipe}-t1-without1-seed0" / WEIGHTS).read_bytes() for recipe in ("baseline", "control")
     )
     assert one == other
 

@@ -23,6 +23,7 @@ from engine.errors import Cancelled, CannotWrite, UserError
 from engine.files import locked
 from engine.inference import segment
 from engine.metrics import dice
+from engine.model_card import WEIGHTS
 from engine.progress import Progress
 from engine.volume import LabelMap, Sequence, Subject, Volume
 from tests.engine import phantoms
@@ -327,18 +328,18 @@ def test_what_is_kept_before_the_first_score_is_scored_and_nothing_is_not_kept(c
         wanted, tmp_path / "run", Command.KEEP, lambda event: isinstance(event, StepEnd) and event.step == 25
     )
     assert [event.step for event in events if isinstance(event, Validated)] == [25]
-    assert events[-1] == Finished(25, str(tmp_path / "run" / checkpoint.WEIGHTS), "best", 25)
+    assert events[-1] == Finished(25, str(tmp_path / "run" / WEIGHTS), "best", 25)
 
     unscored = replace(wanted, validate_every=0)
     events = train_until(
         unscored, tmp_path / "unscored", Command.KEEP, lambda event: isinstance(event, StepEnd) and event.step == 25
     )
-    assert events[-1] == Finished(25, str(tmp_path / "unscored" / checkpoint.WEIGHTS), "last", 25)
+    assert events[-1] == Finished(25, str(tmp_path / "unscored" / WEIGHTS), "last", 25)
 
     events = train_until(wanted, tmp_path / "early", Command.KEEP, lambda event: isinstance(event, Started))
     assert FellBack("Nothing was learnt yet, so there is nothing to keep.") in events
     assert isinstance(events[-1], Stopped)
-    assert not (tmp_path / "early" / checkpoint.WEIGHTS).exists()
+    assert not (tmp_path / "early" / WEIGHTS).exists()
 
 
 def test_memory_gives_way_in_pieces_first_and_then_in_voxels() -> None:
@@ -608,10 +609,10 @@ def test_the_worker_says_in_one_sentence_what_is_wrong(tmp_path: Path) -> None:
 
 def test_a_folder_of_another_run_is_left_alone(cohort: Path, tmp_path: Path) -> None:
     train(config(cohort, steps=4, validate_every=0), tmp_path / "run")
-    weights = (tmp_path / "run" / checkpoint.WEIGHTS).read_bytes()
+    weights = (tmp_path / "run" / WEIGHTS).read_bytes()
     with pytest.raises(UserError, match="belongs to another training"):
         train(config(cohort, steps=5, validate_every=0), tmp_path / "run")
-    assert (tmp_path / "run" / checkpoint.WEIGHTS).read_bytes() == weights
+    assert (tmp_path / "run" / WEIGHTS).read_bytes() == weights
     # On another machine the same run may lie elsewhere and use another device.
     moved = config(cohort, steps=4, validate_every=0, data="elsewhere", device="auto", threads=2)
     assert train(moved, tmp_path / "run") == []
