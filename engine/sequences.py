@@ -279,7 +279,6 @@ def load(
         Cancelled: The user asked to stop.
     """
     progress = progress or Progress()
-    indices = indices or {}
     if not files.files:
         raise nothing_known(files)
     grids = {sequence: nifti.read_grid(path)[0] for sequence, path in files.files.items()}
@@ -288,24 +287,50 @@ def load(
     others = [s for s in Sequence if s in grids and not grids[s].same_as(grids[reference])]
     if others and not resample:
         raise _different_grids(files, grids, reference, others)
+    reading = len(files.files) / (len(files.files) + len(others))
+    volumes = read(files, progress.part(0.0, reading), indices)
+    for done, sequence in enumerate(others):
+        progress.update(
+            reading + (1 - reading) * done / len(others),
+            f"bringing {sequence.title} onto the grid of {reference.title}",
+        )
+        volumes[sequence] = _onto(volumes[sequence], volumes[reference])
+    progress.update(1.0, "all files read")
+    return Subject(files.name, volumes)
+
+
+def read(
+    files: SubjectFiles, progress: Progress | None = None, indices: Mapping[Path, int] | None = None
+) -> dict[Sequence, Volume]:
+    """Read a patient's files as they are, each on its own grid: what `pipeline.work` starts from.
+
+    Args:
+        files: Which file is which sequence.
+        progress: Told before each file.
+        indices: Which volume to take, from 0, of files that hold several.
+
+    Raises:
+        SequenceProblem: No file's sequence is known, or a file is a segmentation.
+        UnreadableImage: A file cannot be read.
+        Cancelled: The user asked to stop.
+    """
+    progress = progress or Progress()
+    indices = indices or {}
+    if not files.files:
+        raise nothing_known(files)
     volumes: dict[Sequence, Volume] = {}
-    steps = len(files.files) + len(others)
     pool = ThreadPoolExecutor(min(len(files.files), os.cpu_count() or 1))
     try:
         which = {s: files.volumes.get(s, indices.get(path)) for s, path in files.files.items()}
         jobs = {s: pool.submit(nifti.read, path, s, which[s]) for s, path in files.files.items()}
         for sequence, job in jobs.items():
-            progress.update(len(volumes) / steps, f"reading {sequence.title}")
+            progress.update(len(volumes) / len(jobs), f"reading {sequence.title}")
             volumes[sequence] = job.result()
     finally:
         pool.shutdown(cancel_futures=True)
     for sequence, volume in volumes.items():
         require_scan(volume, files.files[sequence])
-    for done, sequence in enumerate(others, len(volumes)):
-        progress.update(done / steps, f"bringing {sequence.title} onto the grid of {reference.title}")
-        volumes[sequence] = _onto(volumes[sequence], volumes[reference])
-    progress.update(1.0, "all files read")
-    return Subject(files.name, volumes)
+    return volumes
 
 
 def resample(volume: Volume, grid: Grid) -> Volume:
