@@ -87,7 +87,7 @@ class Prepared:
         native = np.zeros((len(maps), *self.grid.shape), dtype=np.float32)
         for region, field in zip(native, maps, strict=True):
             turned = to_canonical(region, axes, signs)  # a view: writing to it fills `native`
-            turned[self._box] = _apply(self._to_native, field)
+            turned[self._box] = resample_axes(self._to_native, field)
             region[~self.brain] = 0
         return native
 
@@ -101,7 +101,7 @@ class Prepared:
             ``(i, j, k)`` float32; for a mask, the fraction of each prepared voxel that it covers.
         """
         turned = to_canonical(np.asarray(mask), *self.grid.nearest_axes())
-        return _apply(self._to_prepared, turned[self._box].astype(np.float32))
+        return resample_axes(self._to_prepared, turned[self._box].astype(np.float32))
 
 
 def prepare(subject: Subject, preparation: Preparation, progress: Progress | None = None) -> Prepared:
@@ -143,15 +143,15 @@ def prepare(subject: Subject, preparation: Preparation, progress: Progress | Non
         size = max(preparation.window[axis], needed)
         # Prepared voxel o lies at native position centre + (o - middle) * ratio, both counted inside the box.
         centre, middle = (stop - start - 1) / 2, (size - 1) / 2
-        forward.append(_weights(centre + (np.arange(size) - middle) * ratio, stop - start, ratio))
-        backward.append(_weights(middle + (np.arange(stop - start) - centre) / ratio, size, 1 / ratio))
+        forward.append(resampling_weights(centre + (np.arange(size) - middle) * ratio, stop - start, ratio))
+        backward.append(resampling_weights(middle + (np.arange(stop - start) - centre) / ratio, size, 1 / ratio))
 
     channels = []
     for volume, signal in zip(volumes, signals, strict=True):
         progress.check()
         data = to_canonical(volume.data, axes, signs)[box]
         inside = to_canonical(signal, axes, signs)[box]
-        channels.append(_apply(forward, _normalise(data, inside, preparation.clip)))
+        channels.append(resample_axes(forward, _normalise(data, inside, preparation.clip)))
     return Prepared(
         tensor=np.stack(channels),
         grid=grid,
@@ -199,11 +199,16 @@ def _normalise(data: FloatArray, inside: NDArray[np.bool_], clip: float) -> Floa
     return normalised
 
 
-def _weights(positions: NDArray[np.float64], size: int, ratio: float) -> FloatArray:
-    """Interpolation weights ``(len(positions), size)`` float32.
+def resampling_weights(positions: NDArray[np.float64], size: int, ratio: float) -> FloatArray:
+    """Interpolation weights ``(len(positions), size)`` float32, along one axis.
 
     A triangle of half-width ``max(1, ratio)`` voxels: linear interpolation when going finer, and a proper average
     instead of picking every n-th voxel when going coarser. Positions outside the input see zeros there.
+
+    Args:
+        positions: Where values are wanted, in voxels of the input.
+        size: Voxels of the input along this axis.
+        ratio: Spacing of the output in voxels of the input.
     """
     width = max(1.0, ratio)
     reach = int(np.ceil(width)) + 1
@@ -215,8 +220,8 @@ def _weights(positions: NDArray[np.float64], size: int, ratio: float) -> FloatAr
     return inside
 
 
-def _apply(weights: tuple[FloatArray, ...] | list[FloatArray], data: FloatArray) -> FloatArray:
-    """Multiply ``data`` ``(x, y, z)`` by one weight matrix an axis."""
+def resample_axes(weights: tuple[FloatArray, ...] | list[FloatArray], data: FloatArray) -> FloatArray:
+    """Multiply ``data`` ``(x, y, z)`` by one matrix of `resampling_weights` an axis."""
     for axis, matrix in enumerate(weights):
         data = np.moveaxis(np.tensordot(matrix, data, axes=(1, axis)), 0, axis)
     return np.ascontiguousarray(data)

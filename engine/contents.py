@@ -1,0 +1,213 @@
+"""Which sequence a volume is, told from its voxels alone: when names and headers say nothing, or say something wrong.
+
+A volume is described by what a radiologist sees from across the room: 192 x 224 x 192 mm around the head in blocks of
+4 mm, each with its mean, its darkest and its brightest voxel of 2 mm. Vessels that shine with contrast agent are thinner
+than a block and show in its brightest voxel. A small network, trained by `trainer.recognition`, tells T1, T1ce, T2,
+FLAIR and anything else apart; figures of how well it does are in ``docs/results/recognition.md``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import BadModel
+from engine.model_card import sha256
+from engine.preprocessing import background, resample_axes, resampling_weights, to_canonical
+from engine.progress import Progress
+from engine.volume import FloatArray, Sequence, Volume
+
+SHIPPED = Path(__file__).resolve().parent.parent / "assets" / "recognition"
+CARD, NETWORK, WEIGHTS = "recognition.json", "network.xml", "weights.safetensors"
+
+OTHER = "other"
+CLASSES: tuple[str, ...] = (*(sequence.value for sequence in Sequence), OTHER)
+SURE = 0.95
+
+# Blocks along each axis, and voxels of a block along each axis.
+BLOCKS = (48, 56, 48)
+_VOXEL_MM = 2.0
+_ABOVE_MM = 16.0  # between the top of the head and that of the box
+_BRIGHTEST = 1.25
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """What a volume looks like.
+
+    Attributes:
+        probabilities: For ``"t1"``, ``"t1ce"``, ``"t2"``, ``"flair"`` and ``"other"``; they sum to one.
+        sequence: The most probable sequence; ``None`` where it is none of the four.
+        sure: Probability of what ``sequence`` says.
+    """
+
+    probabilities: Mapping[str, float]
+    sequence: Sequence | None
+    sure: float
+
+    @property
+    def words(self) -> str:
+        """What it looks like, as the end of a sentence: ``"FLAIR"``, ``"none of T1, T1ce, T2 and FLAIR"``."""
+        return self.sequence.title if self.sequence else "none of T1, T1ce, T2 and FLAIR"
+
+
+def recognise(volume: Volume, progress: Progress | None = None) -> Recognition:
+    """Tell a volume's sequence from its voxels; its name, its ``sequence`` and its scale do not matter.
+
+    Args:
+        volume: Skull on or stripped, any orientation, spacing and field of view.
+        progress: Checked between the steps.
+
+    Raises:
+        BadModel: The network's files are missing, changed or cannot be used.
+        Cancelled: ``progress`` was cancelled.
+    """
+    progress = progress or Progress()
+    progress.check()
+    described = describe(volume)
+    progress.check()
+    probabilities = _opened(SHIPPED).run(described)
+    best = int(np.argmax(probabilities))
+    return Recognition(
+        {name: float(p) for name, p in zip(CLASSES, probabilities, strict=True)},
+        None if CLASSES[best] == OTHER else Sequence(CLASSES[best]),
+        float(probabilities[best]),
+    )
+
+
+def describe(volume: Volume) -> FloatArray:
+    """What the network sees of a volume.
+
+    Returns:
+        ``(3, 48, 56, 48)`` float32 in 0..1: mean, minimum and maximum of blocks of 4 mm, axes to the patient's right,
+        front and head, the top of the head 16 mm below the top. 0 is the darkest of the head and all that is around it,
+        0.8 its 99.5th percentile.
+    """
+    axes, signs = volume.grid.nearest_axes()
+    data = to_canonical(volume.data, axes, signs)
+    spacing = np.array([volume.grid.spacing[axes.index(world)] for world in range(3)])
+    # Every voxel of 0.5 mm is more than a block of 4 mm needs.
+    strides = np.maximum(1, np.floor(1.0 / spacing)).astype(int)
+    data = data[tuple(slice(None, None, int(stride)) for stride in strides)]
+    spacing = spacing * strides
+
+    coarse_strides = np.maximum(1, np.round(3.0 / spacing)).astype(int)
+    coarse = np.asarray(data[tuple(slice(None, None, int(stride)) for stride in coarse_strides)], np.float32)
+    head, air = _head(coarse)
+    low, high = (float(v) for v in np.percentile(coarse[head], (1.0, 99.5))) if head.any() else (0.0, 1.0)
+    first_mm = _box(head, spacing * coarse_strides)
+
+    weights = []
+    window = []
+    for axis, blocks in enumerate(BLOCKS):
+        step = _VOXEL_MM / spacing[axis]
+        positions = (first_mm[axis] + _VOXEL_MM * np.arange(2 * blocks)) / spacing[axis]
+        matrix = resampling_weights(positions, data.shape[axis], step)
+        used = np.flatnonzero(matrix.any(axis=0))
+        place = slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 1)
+        weights.append(np.ascontiguousarray(matrix[:, place]))
+        window.append(place)
+    # Outside of the volume lies air too, which need not be zero (CT).
+    fine = resample_axes(weights, np.asarray(data[tuple(window)], np.float32) - np.float32(air)) + np.float32(air)
+    scale = np.float32(0.8 / max(high - low, 1e-12))
+    np.clip((fine - np.float32(low)) * scale, 0, 1, out=fine)
+    i, j, k = BLOCKS
+    parts = fine.reshape(i, 2, j, 2, k, 2)
+    return np.stack([parts.mean(axis=(1, 3, 5)), parts.min(axis=(1, 3, 5)), parts.max(axis=(1, 3, 5))])
+
+
+def _head(coarse: FloatArray) -> tuple[NDArray[np.bool_], float]:
+    """Where there is more than air, ``(i, j, k)`` bool, and what air is."""
+    outside = background(coarse)
+    if float(np.mean(coarse == outside)) > 0.3:
+        # Stripped, or masked by the scanner: everything but one value.
+        head: NDArray[np.bool_] = coarse > outside
+        if not head.any():
+            head = coarse != outside
+        if outside != 0 or coarse.min() >= 0:
+            bright = float(np.percentile(coarse[head], 98)) if head.any() else 1.0
+            # A masked scan may keep noise around the head.
+            solid = coarse > outside + 0.12 * (bright - outside)
+            return (solid if solid.mean() > 0.02 else head), outside
+        return head, outside
+    low, high = (float(v) for v in np.percentile(coarse, (1.0, 98.0)))
+    return coarse > low + 0.12 * (high - low), low
+
+
+def _box(head: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where the first voxel of the box around the head lies, in mm from the volume's first voxel."""
+    middles = (np.array(head.shape) - 1) / 2 * spacing
+    sizes = 2 * _VOXEL_MM * np.array(BLOCKS)
+    if not head.any():
+        return np.asarray(middles - sizes / 2, np.float64)
+    # A few voxels of noise above the head do not make its top.
+    layer = head.sum(axis=(0, 1))
+    tall = np.flatnonzero(layer > 0.05 * layer.max())
+    top = (float(tall[-1]) + 0.5) * spacing[2]
+    below = max(0, int((top - 150.0) / spacing[2]))
+    upper = head[:, :, below:]
+    first = np.empty(3)
+    for axis in (0, 1):
+        profile = upper.sum(axis=tuple({0, 1, 2} - {axis}))
+        ends = np.flatnonzero(profile > 0.05 * profile.max())
+        first[axis] = (float(ends[0]) + float(ends[-1])) / 2 * spacing[axis] - sizes[axis] / 2
+    first[2] = top + _ABOVE_MM - sizes[2]
+    return first + _VOXEL_MM / 2
+
+
+class _Network:
+    """The shipped network, compiled once; OpenVINO's request is used by one thread at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        from engine.runtime import import_openvino
+
+        card = _card(folder)
+        core = import_openvino().Core()
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "CACHE_DIR": ""}
+        try:
+            model = core.read_model(folder / NETWORK, folder / WEIGHTS)
+            model.reshape([2, 3, *BLOCKS])
+            self._request = core.compile_model(model, "CPU", settings).create_infer_request()
+        except RuntimeError as error:
+            raise _unusable(f"{NETWORK} does not hold a network") from error
+        self._temperature = float(card["temperature"])
+        self._lock = Lock()
+
+    def run(self, described: FloatArray) -> FloatArray:
+        """Probabilities ``(5,)`` of `CLASSES`: the mean of what is said about the volume and its mirror image."""
+        both = np.ascontiguousarray(np.stack([described, described[:, ::-1]]))
+        with self._lock:
+            logits = np.array(self._request.infer({0: both})[0], np.float64) / self._temperature
+        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities: FloatArray = (raised / raised.sum(axis=1, keepdims=True)).mean(axis=0)
+        return probabilities
+
+
+@lru_cache(maxsize=2)
+def _opened(folder: Path) -> _Network:
+    return _Network(folder)
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    try:
+        card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        if tuple(card["classes"]) != CLASSES:
+            raise _unusable(f"{CARD} lists other classes")
+        for name, expected in card["files"].items():
+            if sha256(folder / name) != expected:
+                raise _unusable(f"{name} is not the file it was published with")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unusable("its files are not complete") from error
+    return card
+
+
+def _unusable(reason: str) -> BadModel:
+    return BadModel("Sequences cannot be recognised by their content", reason, "Install Gliascope again.")
