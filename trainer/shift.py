@@ -128,7 +128,7 @@ def shift(subject: Subject, truth: LabelMap, seed: int, kind: Kind | None = None
     volumes = {}
     for sequence, volume in subject.items():
         rng = _chance(subject.name, seed, list(Sequence).index(sequence))
-        volumes[sequence] = _changed(volume, draw(rng, kind), rng)
+        volumes[sequence] = rescan(volume, draw(rng, kind), rng)
     rng = _chance(subject.name, seed, _SUBJECT)
     labels = LabelMap(truth.data, subject.grid)
     if kind in (None, Kind.FIELD_OF_VIEW):
@@ -172,18 +172,26 @@ def draw(rng: np.random.Generator, kind: Kind | None = None) -> Change:
     return change
 
 
-def _changed(volume: Volume, change: Change, rng: np.random.Generator) -> Volume:
-    """In the order of a scanner: the tissue's contrast, the coil, the motion, the voxels, the noise, the file."""
-    brain = volume.data != 0
-    box = bounding_box(brain)
+def rescan(volume: Volume, change: Change, rng: np.random.Generator, *, stripped: bool = True) -> Volume:
+    """Scan one sequence again, in the order of a scanner: tissue's contrast, coil, motion, voxels, noise, file.
+
+    Args:
+        volume: Zero where there is nothing.
+        change: What happens to it.
+        rng: Source of chance of the fields and the noise.
+        stripped: Whether what is zero stays zero. Otherwise the air around a head gets its noise, its ghosts and what
+            thick slices smear into it, as in a scan as it was acquired.
+    """
+    inside = volume.data != 0
+    box = bounding_box(inside)
     made = replace(volume, source=None)
     if box is None or change == Change():
         return made
     room = tuple(
-        slice(max(0, side.start - _ROOM), min(n, side.stop + _ROOM))
+        slice(max(0, side.start - _ROOM), min(n, side.stop + _ROOM)) if stripped else slice(None)
         for side, n in zip(box, volume.grid.shape, strict=True)
     )
-    inside = brain[room]
+    inside = inside[room]
     image = np.asarray(volume.data[room], np.float32)
     axes, _ = volume.grid.nearest_axes()
     median = float(np.median(image[inside]))
@@ -194,10 +202,11 @@ def _changed(volume: Volume, change: Change, rng: np.random.Generator) -> Volume
         max(change.voxel_mm, change.slice_mm if world == change.slice_world_axis else 0.0, spacing)
         for world, spacing in zip(axes, volume.grid.spacing, strict=True)
     ]
-    image = _acquired(image, inside, volume.grid.spacing, sizes, change.noise * median, rng)
+    seen = inside if stripped else np.ones_like(inside)
+    image = _acquired(image, seen, volume.grid.spacing, sizes, change.noise * median, rng)
     image = np.maximum(image, np.float32(_DARKEST * abs(median))) + np.float32(change.offset * median)
     data = np.zeros(volume.grid.shape, np.float32)
-    data[room] = np.where(inside, image * change.scale, 0)
+    data[room] = np.where(seen, image * change.scale, 0)
     return replace(made, data=data)
 
 
