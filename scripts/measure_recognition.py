@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 
 from engine import contents, nifti
 from engine.volume import FloatArray, LabelMap, Sequence, Volume
@@ -46,13 +46,19 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=10)
     parser.add_argument("--real-share", type=float, default=0.62)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    _one_thread()
     if arguments.what == "fill":
         _fill(arguments)
     elif arguments.what == "train":
-        _train(arguments.run)
+        _train(arguments.run, arguments.shared)
     else:
         _measure(arguments.run, arguments.shared)
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _say(line: str) -> None:
@@ -114,6 +120,17 @@ def _fill(arguments: argparse.Namespace) -> None:
 # --- networks ---------------------------------------------------------------------------------------------------------
 
 
+def _learnt_from(run: Path, shared: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+    """The bank, and each real scan as it is: descriptions, classes, patients."""
+    described, labels, patients = Bank(run / "bank").load()
+    plain = _tests(run, "plain", shared, _as_they_are)
+    return (
+        np.concatenate([described, np.rint(plain.described * 255).astype(np.uint8)]),
+        np.concatenate([labels, plain.labels]),
+        np.concatenate([patients, plain.patients]),
+    )
+
+
 def _fold_of(patients: NDArray[np.int64]) -> NDArray[np.int64]:
     """The fold of each patient: shuffled once, the same for all sequences of a patient."""
     order = np.random.default_rng(SEED).permutation(40)
@@ -125,26 +142,26 @@ def _trained(
 ) -> Recogniser:
     network = Recogniser()
     if path.exists():
-        network.load_state_dict(torch.load(path, weights_only=True))
+        network.load_state_dict(load_file(path))
         return network
     if start is not None:
-        network.load_state_dict(torch.load(start, weights_only=True))
+        network.load_state_dict(load_file(start))
     _say(f"{path.stem}: {len(which)} examples")
     recognition.fit(network, data[0], data[1], which, fitting, seed, _say)
-    torch.save(network.state_dict(), path)
+    save_file(network.state_dict(), path)
     return network
 
 
-def _train(run: Path) -> None:
-    described, labels, patients = Bank(run / "bank").load()
+def _train(run: Path, shared: Path) -> None:
+    described, labels, patients = _learnt_from(run, shared)
     data = (described, labels)
     folds = _fold_of(patients)
-    start = run / "simulated.pt"
+    start = run / "simulated.safetensors"
     _trained(start, None, Fitting(passes=14), 0, data, np.flatnonzero(patients == recognition.SIMULATED))
     logits, truth = [], []
     for fold in range(FOLDS):
         network = _trained(
-            run / f"fold-{fold}.pt", start, Fitting(passes=9), 1 + fold, data, np.flatnonzero(folds != fold)
+            run / f"fold-{fold}.safetensors", start, Fitting(passes=9), 1 + fold, data, np.flatnonzero(folds != fold)
         )
         held_out = np.flatnonzero(folds == fold)
         said = recognition.logits_of(network, described[held_out])
@@ -152,7 +169,7 @@ def _train(run: Path) -> None:
         logits.append(said)
         truth.append(labels[held_out])
     temperature = recognition.best_temperature(np.concatenate(logits), np.concatenate(truth))
-    final = _trained(run / "final.pt", start, Fitting(passes=9), 99, data, np.arange(len(labels)))
+    final = _trained(run / "final.safetensors", start, Fitting(passes=9), 99, data, np.arange(len(labels)))
     recognition.publish(
         final,
         temperature,
@@ -174,10 +191,12 @@ class _Tests:
     patients: NDArray[np.int64]
 
 
-def _tests(run: Path, name: str, make: Callable[[], Iterable[tuple[Volume, int, int]]]) -> _Tests:
+def _tests(
+    run: Path, name: str, shared: Path, make: Callable[[Path, Path], Iterable[tuple[Volume, int, int]]]
+) -> _Tests:
     path = run / f"test-{name}.npz"
     if not path.exists():
-        made = [(contents.describe(volume), label, patient) for volume, label, patient in make()]
+        made = [(contents.describe(volume), label, patient) for volume, label, patient in make(run, shared)]
         np.savez(
             path,
             described=np.stack([m[0] for m in made]).astype(np.float16),
@@ -189,44 +208,47 @@ def _tests(run: Path, name: str, make: Callable[[], Iterable[tuple[Volume, int, 
     return _Tests(stored["described"].astype(np.float32), stored["labels"], stored["patients"])
 
 
+def _as_they_are(run: Path, shared: Path) -> Iterable[tuple[Volume, int, int]]:
+    for number, folder in enumerate(_patients(shared)):
+        for label, sequence in enumerate(Sequence):
+            yield _read(folder, sequence), label, number
+
+
+def _scanned_again(run: Path, shared: Path) -> Iterable[tuple[Volume, int, int]]:
+    for number, folder in enumerate(_patients(shared)):
+        for label, sequence in enumerate(Sequence):
+            rng = np.random.default_rng([7, number, label])
+            volume = _read(folder, sequence)
+            yield shift.rescan(volume, shift.draw(rng), rng), label, number
+
+
+def _in_heads(run: Path, shared: Path) -> Iterable[tuple[Volume, int, int]]:
+    heads = _heads(run, shared, range(HEADS_LEARNT, 20))
+    for number in range(len(_patients(shared))):
+        brain = _brain(run, shared, number)
+        for label, sequence in enumerate(Sequence):
+            rng = np.random.default_rng([8, number, label])
+            head = heads[int(rng.integers(len(heads)))]
+            yield recognition.example(brain, sequence.value, head, rng), label, number
+
+
 def _measure(run: Path, shared: Path) -> None:
     folders = _patients(shared)
-
-    def as_they_are() -> Iterable[tuple[Volume, int, int]]:
-        for number, folder in enumerate(folders):
-            for label, sequence in enumerate(Sequence):
-                yield _read(folder, sequence), label, number
-
-    def scanned_again() -> Iterable[tuple[Volume, int, int]]:
-        for number, folder in enumerate(folders):
-            for label, sequence in enumerate(Sequence):
-                rng = np.random.default_rng([7, number, label])
-                volume = _read(folder, sequence)
-                yield shift.rescan(volume, shift.draw(rng), rng), label, number
-
-    def in_heads() -> Iterable[tuple[Volume, int, int]]:
-        heads = _heads(run, shared, range(HEADS_LEARNT, 20))
-        for number in range(len(folders)):
-            brain = _brain(run, shared, number)
-            for label, sequence in enumerate(Sequence):
-                rng = np.random.default_rng([8, number, label])
-                head = heads[int(rng.integers(len(heads)))]
-                yield recognition.example(brain, sequence.value, head, rng), label, number
 
     networks = []
     for fold in range(FOLDS):
         network = Recogniser()
-        network.load_state_dict(torch.load(run / f"fold-{fold}.pt", weights_only=True))
+        network.load_state_dict(load_file(run / f"fold-{fold}.safetensors"))
         networks.append(network)
     temperature = float(contents._card(contents.SHIPPED)["temperature"])
     lines = [_HEAD]
     wrong: list[str] = []
     for name, title, make in (
-        ("plain", "as they are: stripped, 1 mm", as_they_are),
-        ("again", "stripped and scanned again by `trainer.shift`", scanned_again),
-        ("heads", "in a simulated head that was in no training, scanned again, some cut off", in_heads),
+        ("plain", "as they are: stripped, 1 mm", _as_they_are),
+        ("again", "stripped and scanned again by `trainer.shift`", _scanned_again),
+        ("heads", "in a simulated head that was in no training, scanned again, some cut off", _in_heads),
     ):
-        tests = _tests(run, name, make)
+        tests = _tests(run, name, shared, make)
         folds = _fold_of(tests.patients)
         shares = np.zeros((len(tests.labels), len(contents.CLASSES)))
         for fold, network in enumerate(networks):
