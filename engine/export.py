@@ -1,4 +1,7 @@
-"""Saving a result: the mask on the input's own grid, and a sidecar that says how it came about.
+"""Saving a result: masks on the inputs' own grids, and a sidecar that says how they came about.
+
+Scans that share a grid get one mask. Where the steps of `pipeline` brought scans of different grids together, the mask
+lies on the grid of the reference's own file, and every file with another grid gets a mask of its own beside it.
 
 One function for the window and the command line, so that both give the same bytes. Neither file names a person, a
 path or the free text of a header; the mask's place and voxels are read back before it is called saved.
@@ -12,9 +15,9 @@ import os
 import re
 import secrets
 import tomllib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -24,17 +27,18 @@ from engine import nifti
 from engine.errors import CannotWrite, UnreadableImage
 from engine.files import shown, unwritten
 from engine.model_card import RESEARCH_USE, sha256
-from engine.volume import REST_OF_WHOLE_TUMOUR, TUMOUR_CORE, Sequence, Subject, in_words
+from engine.volume import REST_OF_WHOLE_TUMOUR, TUMOUR_CORE, Grid, LabelMap, Sequence, Subject, in_words
 
 if TYPE_CHECKING:
     from engine.inference import Segmentation
+    from engine.pipeline import Worked
 
 SIDECAR_FORMAT = 1
 MASK_ENDING = "_seg.nii.gz"
 SIDECAR_ENDING = "_seg.json"
 
 # Most file systems allow 255 bytes a name.
-_LONGEST_NAME = 255 - len(MASK_ENDING)
+_LONGEST_NAME = 255 - len("_flair" + MASK_ENDING)
 _NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]+')
 _WINDOWS_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 
@@ -48,12 +52,16 @@ class Saved:
         sidecar: ``<subject>_seg.json``.
         verified: A sentence that says on whose grid the mask lies and that it was read back.
         sha256: Of the mask.
+        others: ``<subject>_<sequence>_seg.nii.gz`` for each sequence whose file has another grid than the mask.
+        record: What the sidecar says.
     """
 
     mask: Path
     sidecar: Path
     verified: str
     sha256: str
+    others: Mapping[Sequence, Path] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def save(
@@ -64,8 +72,9 @@ def save(
     reason: str = "",
     uncertain: Iterable[Sequence] = (),
     goes_on_from: Collection[str] = (),
+    worked: Worked | None = None,
 ) -> Saved:
-    """Write mask and sidecar; both or neither.
+    """Write masks and sidecar; all or none.
 
     Args:
         segmentation: The result, on the subject's grid.
@@ -77,54 +86,75 @@ def save(
         uncertain: Sequences told from a file's name with a doubt that nobody has cleared.
         goes_on_from: SHA-256 of masks corrected by hand that hold nothing this one was not made from: those may be
             replaced.
+        worked: The steps that ``subject`` comes from, for masks on the files' own grids and for the sidecar.
 
     Raises:
         CannotWrite: Nothing was written, and nothing is left behind.
-        ValueError: The segmentation lies on another grid than the subject.
+        ValueError: The segmentation lies on another grid than the subject, or the subject is not what the steps made.
     """
     if not segmentation.label_map.grid.same_as(subject.grid):
         raise ValueError("the segmentation does not lie on the subject's grid")
+    if worked is not None and worked.subject is not subject:
+        raise ValueError("the subject is not the one that the steps made")
     base = file_name(name or subject.name)
     mask, sidecar = folder / (base + MASK_ENDING), folder / (base + SIDECAR_ENDING)
-    reference, verified = _reference(subject)
-    # Both files are finished in a folder of their own and then moved, so that a full disk leaves neither.
+    likes = _likes(subject, worked)
+    targets = {key: mask if key is None else folder / f"{base}_{key.value}{MASK_ENDING}" for key in likes}
+    others = {key: target for key, target in targets.items() if key is not None}
+    # All files are finished in a folder of their own and then moved, so that a full disk leaves none.
     workshop = folder / f".gliascope-{secrets.token_hex(6)}"
-    new = [workshop / mask.name, workshop / sidecar.name]
+    new = {key: workshop / target.name for key, target in targets.items()}
+    new_sidecar = workshop / sidecar.name
     made = _missing_folders(folder)
     try:
         workshop.mkdir(parents=True)
-        for target in (mask, sidecar):
+        for target in (*targets.values(), sidecar):
             if target.is_dir():
                 raise FileExistsError(17, "a folder is in the way", str(target))
-        _spare_what_is_not_ours(mask, sidecar, goes_on_from)
-        nifti.write_label_map(segmentation.label_map, new[0], reference)
-        record = provenance(segmentation, subject, reason, uncertain)
-        digest = sha256(new[0])
-        record["mask"] = {"sha256": digest}
-        with new[1].open("wb") as stream:
+        outdated = _spare_what_is_not_ours(targets, sidecar, goes_on_from)
+        masks = {}
+        for key, like in likes.items():
+            masks[key] = _on_own_grid(segmentation, key, worked)
+            nifti.write_label_map(masks[key], new[key], like)
+        record = provenance(segmentation, subject, reason, uncertain, worked)
+        digests = {key: sha256(new[key]) for key in masks}
+        record["mask"] = {"sha256": digests[None]}
+        if others:
+            record["masks"] = {s.value: {"sha256": digests[s], "grid": _described(masks[s].grid)} for s in others}
+        record["notes"] += _too_small(segmentation, masks, worked)
+        with new_sidecar.open("wb") as stream:
             stream.write(as_json(record))
             stream.flush()
             os.fsync(stream.fileno())
-        _move_both(new, [mask, sidecar])
+        _move_all([*new.values(), new_sidecar], [*targets.values(), sidecar], outdated)
         made = []
     except OSError as error:
         raise unwritten(mask, error) from error
     finally:
-        _clear(new, [workshop, *made])
-    return Saved(mask, sidecar, verified, digest)
+        _clear([*new.values(), new_sidecar], [workshop, *made])
+    return Saved(mask, sidecar, _verified(likes, worked), digests[None], others, record)
 
 
 def provenance(
-    segmentation: Segmentation, subject: Subject, reason: str = "", uncertain: Iterable[Sequence] = ()
+    segmentation: Segmentation,
+    subject: Subject,
+    reason: str = "",
+    uncertain: Iterable[Sequence] = (),
+    worked: Worked | None = None,
 ) -> dict[str, Any]:
     """How a result came about, as plain JSON values: what the sidecar and the command line's ``--json`` say.
+
+    Volumes are those on the grid that the model worked on; ``grid`` is that of the mask.
 
     Args:
         segmentation: The result.
         subject: What was segmented.
         reason: See `save`.
         uncertain: See `save`.
+        worked: See `save`. Scans that went through untouched leave no word of it.
     """
+    grid = worked.raw[worked.reference].grid if worked is not None else subject.grid
+    prepared = worked is not None and (worked.changed or bool(worked.doubts))
     card = segmentation.card
     used, doubted = set(segmentation.used), set(uncertain)
     known = {region: interval for region, interval in segmentation.intervals_ml.items() if interval is not None}
@@ -155,17 +185,13 @@ def provenance(
         },
         "volumes_ml": {region: round(float(ml), 3) for region, ml in segmentation.volumes_ml.items()},
         **({"intervals_90_percent_ml": intervals} if intervals else {}),
-        "grid": {
-            "shape": list(subject.grid.shape),
-            "spacing_mm": [round(mm, 4) for mm in subject.grid.spacing],
-            "orientation": subject.grid.orientation,
-            "oriented": all(volume.oriented for volume in subject.values()),
-        },
+        "grid": {**_described(grid), "oriented": all(volume.oriented for volume in subject.values())},
         "edited_by_hand": segmentation.edited_by_hand,
         "device": segmentation.device,
         "precision": segmentation.precision,
         "seconds": round(float(segmentation.seconds), 2),
-        "notes": [*segmentation.notes, *_resampled(subject)],
+        **({"preparation": worked.recipe()} if worked is not None and prepared else {}),
+        "notes": [*segmentation.notes, *(worked.doubts if worked is not None else ()), *_resampled(subject, worked)],
     }
 
 
@@ -197,62 +223,169 @@ def version() -> str:
     return "unknown"
 
 
-def _spare_what_is_not_ours(mask: Path, sidecar: Path, goes_on_from: Collection[str] = ()) -> None:
+def _likes(subject: Subject, worked: Worked | None) -> dict[Sequence | None, Path | None]:
+    """For the mask (None) and for each sequence that needs one of its own, the file whose header it takes over."""
+    if worked is None or worked.grid.same_as(worked.own_grid(worked.reference)):
+        likes: dict[Sequence | None, Path | None] = {None: _reference(subject)}
+    else:
+        likes = {None: _header_of(worked.raw[worked.reference].source, worked.raw[worked.reference].grid)}
+    if worked is not None:
+        for sequence, volume in worked.raw.items():
+            if not worked.shares_grid(sequence, worked.reference):
+                likes[sequence] = _header_of(volume.source, volume.grid)
+    return likes
+
+
+def _on_own_grid(segmentation: Segmentation, sequence: Sequence | None, worked: Worked | None) -> LabelMap:
+    if worked is None:
+        return segmentation.label_map
+    return worked.native(segmentation, sequence or worked.reference)
+
+
+def _verified(likes: Mapping[Sequence | None, Path | None], worked: Worked | None) -> str:
+    like, others = likes[None], len(likes) - 1
+    whose = shown(like) if like is not None else "the scans"
+    if worked is not None and others:
+        whose = worked.reference.title
+        return f"Saved on the grid of {whose} and on {others} of other scans, read back and found equal."
+    return f"Saved on the grid of {whose}, read back and found equal."
+
+
+def _too_small(
+    segmentation: Segmentation, masks: Mapping[Sequence | None, LabelMap], worked: Worked | None
+) -> list[str]:
+    """A sentence for the masks that are empty although something was found."""
+    if worked is None or not segmentation.label_map.data.any():
+        return []
+    empty = [key or worked.reference for key, mask in masks.items() if not mask.data.any()]
+    if not empty:
+        return []
+    return [
+        f"What was found is too small for the voxels of {in_words(empty)}, or lies outside: the mask there is empty."
+    ]
+
+
+def _spare_what_is_not_ours(
+    targets: Mapping[Sequence | None, Path], sidecar: Path, goes_on_from: Collection[str] = ()
+) -> list[Path]:
     """Refuse to replace anything but an untouched earlier result, or a corrected one that this goes on from.
 
     Cohorts call an expert's segmentation ``<subject>_seg.nii.gz`` too, and saving beside the scans is what people do.
 
+    Args:
+        targets: The masks to be written: the main one under None.
+        sidecar: To be written.
+        goes_on_from: See `save`.
+
+    Returns:
+        Masks of an earlier result that this one has no more, to be removed.
+
     Raises:
         CannotWrite: Something lies under one of the names that was not made by Gliascope, or was changed or corrected.
     """
-    if not mask.exists() and not sidecar.exists():
-        return
-    there, why = (mask if mask.exists() else sidecar), "it was not made by Gliascope"
-    if nifti.made_by_gliascope(mask):
+    record = _own_record(sidecar)
+    expected = _digests(record)
+    for key, target in targets.items():
+        there = target
+        if not target.exists():
+            if key is not None or not sidecar.exists():
+                continue
+            there = sidecar
+        why = "it was not made by Gliascope"
+        if record is not None and (key in expected or there is sidecar):
+            digest = sha256(target) if target.exists() else None
+            untouched = digest is None or digest == expected[key]
+            corrected = bool(record.get("edited_by_hand")) and digest is not None
+            if untouched and (not corrected or expected.get(None) in goes_on_from):
+                continue
+            why = "it was corrected by hand" if untouched else "it was changed after Gliascope made it"
+        raise CannotWrite(
+            f"{shown(there)} is there already and is not replaced",
+            why,
+            "Choose another folder, or move that file away first.",
+        )
+    outdated = []
+    for key, digest in expected.items():
+        if key is not None and key not in targets:
+            path = sidecar.with_name(sidecar.name.removesuffix(SIDECAR_ENDING) + f"_{key.value}{MASK_ENDING}")
+            if path.is_file() and sha256(path) == digest:
+                outdated.append(path)
+    return outdated
+
+
+def _own_record(sidecar: Path) -> dict[str, Any] | None:
+    """What a sidecar that Gliascope wrote says; None where there is none, or somebody else's."""
+    with suppress(OSError, ValueError):
         record = json.loads(sidecar.read_text(encoding="utf-8"))
-        digest = sha256(mask) if mask.exists() else None
-        untouched = digest is None or record.get("mask") == {"sha256": digest}
-        if untouched and (not record.get("edited_by_hand") or digest is None or digest in goes_on_from):
-            return
-        why = "it was corrected by hand" if untouched else "it was changed after Gliascope made it"
-    raise CannotWrite(
-        f"{shown(there)} is there already and is not replaced",
-        why,
-        "Choose another folder, or move that file away first.",
-    )
+        if isinstance(record, dict) and isinstance(record.get("software"), dict):
+            return record if record["software"].get("name") == "Gliascope" else None
+    return None
 
 
-def _move_both(new: list[Path], targets: list[Path]) -> None:
-    """Give both files their names; if the second cannot be (open elsewhere, on Windows), the first is taken back."""
-    before = targets[0].read_bytes() if targets[0].exists() else None
-    new[0].replace(targets[0])
+def _digests(record: Mapping[str, Any] | None) -> dict[Sequence | None, str]:
+    """SHA-256 of the masks that a sidecar tells of; the main one under None."""
+    found: dict[Sequence | None, str] = {}
+    if record is not None:
+        with suppress(AttributeError, KeyError, TypeError, ValueError):
+            found[None] = str(record["mask"]["sha256"])
+            found |= {Sequence(key): str(other["sha256"]) for key, other in record.get("masks", {}).items()}
+    return found
+
+
+def _move_all(new: list[Path], targets: list[Path], outdated: list[Path]) -> None:
+    """Give all files their names and remove what is outdated.
+
+    If one cannot be moved (open elsewhere, on Windows), what was done before is taken back.
+    """
+    before: list[tuple[Path, bytes | None]] = []
     try:
-        new[1].replace(targets[1])
+        for path in outdated:
+            held = path.read_bytes()
+            path.unlink()
+            before.append((path, held))
+        for source, target in zip(new, targets, strict=True):
+            was = target.read_bytes() if target.exists() else None
+            source.replace(target)
+            before.append((target, was))
     except OSError:
-        if before is None:
-            targets[0].unlink()
-        else:
-            targets[0].write_bytes(before)
+        for path, content in reversed(before):
+            if content is None:
+                path.unlink()
+            else:
+                path.write_bytes(content)
         raise
 
 
-def _reference(subject: Subject) -> tuple[Path | None, str]:
-    """The input file whose header the mask takes over, and the sentence about it.
+def _described(grid: Grid) -> dict[str, Any]:
+    return {
+        "shape": list(grid.shape),
+        "spacing_mm": [round(mm, 4) for mm in grid.spacing],
+        "orientation": grid.orientation,
+    }
+
+
+def _header_of(source: Path | None, grid: Grid) -> Path | None:
+    """The file itself where it is still there and lies on the grid; None otherwise, and the grid itself is written."""
+    with suppress(UnreadableImage):
+        if source is not None and nifti.read_grid(source)[0].same_as(grid, tolerance_mm=1e-3):
+            return source
+    return None
+
+
+def _reference(subject: Subject) -> Path | None:
+    """The input file whose header the mask takes over.
 
     A sequence that was resampled lies on another grid than its file; a file may be gone by now. Then the next one is
     asked, and at last the grid itself is written.
     """
-    for volume in subject.values():
-        if volume.source is None:
-            continue
-        with suppress(UnreadableImage):
-            if nifti.read_grid(volume.source)[0].same_as(subject.grid, tolerance_mm=1e-3):
-                return volume.source, f"Saved on the grid of {shown(volume.source)}, read back and found equal."
-    return None, "Saved on the grid of the scans, read back and found equal."
+    files = (_header_of(volume.source, subject.grid) for volume in subject.values())
+    return next((file for file in files if file is not None), None)
 
 
-def _resampled(subject: Subject) -> list[str]:
-    """A sentence about the sequences that lay on another grid in their files; empty where none did."""
+def _resampled(subject: Subject, worked: Worked | None) -> list[str]:
+    """A sentence about the sequences that were read from another grid; empty where none was, or the steps tell it."""
+    if worked is not None and any(worked.raw[s] is not volume for s, volume in worked.shown.items()):
+        return []
     moved = []
     for sequence, volume in subject.items():
         with suppress(UnreadableImage):

@@ -248,10 +248,20 @@ def find_convention(paths: Iterable[Path]) -> Convention:
 
 
 def made_by_gliascope(path: Path) -> bool:
-    """Whether the sidecar beside a segmentation says that Gliascope made it."""
+    """Whether the sidecar beside a segmentation says that Gliascope made it.
+
+    A mask on the grid of one sequence alone (``anna_t2_seg``) is told of in the patient's sidecar (``anna_seg``).
+    """
+    name = stem(path)
     with suppress(OSError, ValueError, AttributeError):
-        sidecar = json.loads((path.parent / f"{stem(path)}.json").read_text(encoding="utf-8"))
+        sidecar = json.loads((path.parent / f"{name}.json").read_text(encoding="utf-8"))
         return bool(sidecar.get("software", {}).get("name") == "Gliascope")
+    of_sequence = re.fullmatch(r"(.+)_([^_]+)_seg", name)
+    if of_sequence is None:
+        return False
+    with suppress(OSError, ValueError, AttributeError):
+        sidecar = json.loads((path.parent / f"{of_sequence[1]}_seg.json").read_text(encoding="utf-8"))
+        return sidecar.get("software", {}).get("name") == "Gliascope" and of_sequence[2] in sidecar.get("masks", {})
     return False
 
 
