@@ -110,7 +110,8 @@ def prepare_head(labels: LabelMap) -> WholeHead:
     # `prepare_anatomy` also puts right what lies enclosed in the brain, so its word counts inside.
     part[box] = np.where(anatomy.tissue > 0, anatomy.tissue, part[box])
     inside = np.full(labels.grid.shape, -_FAR_MM, np.float32)
-    inside[box] = np.maximum(anatomy.inside_mm, -_FAR_MM)
+    # `prepare_anatomy` measures to the nearest voxel of the other side; the surface lies half a voxel before it.
+    inside[box] = np.maximum(anatomy.inside_mm - np.sign(anatomy.inside_mm) * min(spacing) / 2, -_FAR_MM)
     part[_cord(labels)] = Part.CORD
     _skin_and_fat(part, spacing)
     _dura(part, inside, spacing)
@@ -181,6 +182,14 @@ def brain_of(subject: Subject) -> Mask:
     assert box is not None
     brain[box] = ndimage.binary_fill_holes(brain[box])
     return brain
+
+
+def signed_distance(mask: Mask, spacing: tuple[float, float, float]) -> FloatArray:
+    """Distance to a mask's surface in mm, positive inside; the surface lies between voxels."""
+    within = ndimage.distance_transform_edt(mask, sampling=spacing)
+    beyond = ndimage.distance_transform_edt(~mask, sampling=spacing)
+    half = np.float32(min(spacing) / 2)
+    return np.asarray(np.where(mask, within - half, half - beyond), np.float32)
 
 
 # --- telling the parts apart ------------------------------------------------------------------------------------------
@@ -366,7 +375,7 @@ def _look_up(head: WholeHead, grid: Grid, to_head: object, moved: _Points, first
 
 # Relative to the brain's median of the same sequence, as scans at 1.5 T and 3 T usually show it; fluid is from the
 # patient's own picture. Bone has no signal; what it shows is its surroundings.
-_BRIGHT: Mapping[Sequence, Mapping[Part, float]] = MappingProxyType(
+BRIGHT: Mapping[Sequence, Mapping[Part, float]] = MappingProxyType(
     {
         Sequence.T1: {
             Part.VENOUS: 0.6, Part.CORD: 1.0, Part.BONE: 0.12, Part.MARROW: 1.3, Part.MUSCLE: 0.75, Part.FAT: 1.8,
@@ -404,7 +413,7 @@ def _surrounded(
     inside = volume.data[volume.data != 0]
     median = float(np.median(inside))
     lut = np.zeros(256, np.float32)
-    for kind, bright in _BRIGHT[sequence].items():
+    for kind, bright in BRIGHT[sequence].items():
         lut[kind] = bright * rng.lognormal(0.0, 0.16)
     if rng.random() < _SUPPRESSED[sequence]:
         lut[[Part.FAT, Part.MARROW]] *= rng.uniform(0.15, 0.4)
