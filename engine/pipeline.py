@@ -422,7 +422,7 @@ class _Works:
     def _reference(self) -> Sequence:
         if self.settings.reference is not None:
             return self.settings.reference
-        if len(self.raw) == 1:
+        if len(self.raw) == 1 or (self.prepared and self.settings.align is not Switch.ON):
             return next(iter(self.raw))
         if self.same_scans and self.earlier is not None and self.earlier.settings.reference is None:
             return self.earlier.reference
@@ -749,7 +749,8 @@ def _edges(inside: Mask, region: str, mask: LabelMap | Segmentation) -> FloatArr
     some; a voxel that was painted, erased or removed is certain.
     """
     field: FloatArray = inside.astype(np.float32)
-    if isinstance(mask, LabelMap):
+    # A result that was kept in a case has lost its probabilities.
+    if isinstance(mask, LabelMap) or region not in mask.probabilities:
         return field
     margin = mask.probabilities[region] - np.float32(mask.card.threshold[region])
     as_found = (margin >= 0) == inside

@@ -14,13 +14,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from engine import export, nifti
+from engine import export, nifti, pipeline
 from engine.errors import CannotWrite
 from engine.inference import Segmentation
 from engine.model_card import Architecture, ModelCard, Role
-from engine.sequences import find_subjects, load
+from engine.pipeline import Settings, Switch, Worked
+from engine.sequences import find_subjects, load, read
 from engine.volume import Sequence, Subject
-from tests.engine import phantoms
+from tests.engine import phantoms, stand_ins
 
 T1, T1CE, T2, FLAIR = Sequence
 
@@ -317,3 +318,151 @@ def test_a_mask_corrected_by_hand_says_so_and_only_what_goes_on_from_it_replaces
         assert everything_in(tmp_path / "out") == kept
     export.save(replace(result, edited_by_hand=4), subject, tmp_path / "out", goes_on_from={corrected.sha256})
     assert json.loads(corrected.sidecar.read_text())["edited_by_hand"] == 4
+
+
+# --- scans on grids of their own --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hospital(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with T1, T2 and FLAIR of a patient with a skull, each on a grid and at a place of its own."""
+    stand_ins.install(monkeypatch)
+    grids = {
+        T1: phantoms.grid("RAS", (44, 44, 44)),
+        T2: phantoms.grid("LPS", (72, 72, 18), (0.7, 0.7, 3.0), (3.0, 0.0, 5.0), (9.0, -8.0, 9.0)),
+        FLAIR: phantoms.grid("AIL", (60, 20, 60), (0.8, 2.5, 0.8), centre=(-1.0, -5.0, 12.0)),
+    }
+    for sequence, grid in grids.items():
+        path = tmp_path / "anna" / f"anna_{sequence.value}.nii.gz"
+        path.parent.mkdir(exist_ok=True)
+        phantoms.write_volume(path, stand_ins.raw_head(sequence, grid))
+    return tmp_path / "anna"
+
+
+def worked_on(folder: Path, settings: Settings | None = None, only: tuple[Sequence, ...] = tuple(Sequence)) -> Worked:
+    volumes = read(find_subjects([folder])[0])
+    return pipeline.work("anna", {s: volume for s, volume in volumes.items() if s in only}, settings)
+
+
+def test_every_file_gets_a_mask_on_its_own_grid(hospital: Path, tmp_path: Path) -> None:
+    worked = worked_on(hospital)
+    saved = export.save(a_result(worked.subject), worked.subject, tmp_path / "out", worked=worked)
+    names = ["anna_flair_seg.nii.gz", "anna_seg.json", "anna_seg.nii.gz", "anna_t2_seg.nii.gz"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    assert saved.others == {T2: tmp_path / "out" / names[3], FLAIR: tmp_path / "out" / names[0]}
+    for sequence, path in {T1: saved.mask, **saved.others}.items():
+        ours, theirs = nib.load(path), nib.load(hospital / f"anna_{sequence.value}.nii.gz")
+        np.testing.assert_array_equal(ours.affine, theirs.affine)
+        for code in ("sform_code", "qform_code"):
+            assert ours.header[code] == theirs.header[code]
+        mask = nifti.read_label_map(path, nifti.Convention.GLIASCOPE)
+        truth = stand_ins.truth(sequence, mask.grid)
+        overlap = np.count_nonzero(mask.whole_tumour & truth.whole_tumour)
+        assert 2 * overlap > 0.85 * (np.count_nonzero(mask.data) + np.count_nonzero(truth.data))
+        assert nifti.made_by_gliascope(path)
+    assert saved.verified == "Saved on the grid of T1 and on 2 of other scans, read back and found equal."
+
+
+def test_the_sidecar_tells_of_every_mask_and_every_step(hospital: Path, tmp_path: Path) -> None:
+    worked = worked_on(hospital)
+    saved = export.save(a_result(worked.subject), worked.subject, tmp_path / "out", worked=worked)
+    text = saved.sidecar.read_text()
+    record = json.loads(text)
+    assert record == json.loads(export.as_json(dict(saved.record)))
+    assert record["mask"]["sha256"] == hashlib.sha256(saved.mask.read_bytes()).hexdigest()
+    for sequence, path in saved.others.items():
+        assert record["masks"][sequence.value]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert record["masks"]["t2"]["grid"]["shape"] == [72, 72, 18]
+    assert record["grid"]["shape"] == [44, 44, 44]
+    assert [step["did"] for step in record["preparation"]["steps"]] == [True] * 4
+    assert "resampled from another grid" not in text
+    assert "anna" not in text
+
+
+def test_untouched_scans_leave_the_mask_and_sidecar_they_always_did(tmp_path: Path) -> None:
+    subject = from_disk(tmp_path / "anna")
+    worked = pipeline.work(subject.name, subject)
+    plain = export.save(a_result(subject), subject, tmp_path / "plain")
+    through = export.save(a_result(worked.subject), worked.subject, tmp_path / "through", worked=worked)
+    assert everything_in(tmp_path / "plain") == everything_in(tmp_path / "through")
+    assert plain.verified == through.verified
+
+
+def test_an_earlier_result_with_more_masks_is_replaced_as_a_whole(hospital: Path, tmp_path: Path) -> None:
+    first, fewer = worked_on(hospital), worked_on(hospital, only=(T1, T2))
+    out = tmp_path / "out"
+    export.save(a_result(first.subject), first.subject, out, worked=first)
+    export.save(a_result(first.subject), first.subject, out, worked=first)
+    export.save(a_result(fewer.subject), fewer.subject, out, worked=fewer)
+    assert sorted(path.name for path in out.iterdir()) == ["anna_seg.json", "anna_seg.nii.gz", "anna_t2_seg.nii.gz"]
+
+
+def test_a_mask_of_one_sequence_that_is_not_ours_is_not_replaced(hospital: Path, tmp_path: Path) -> None:
+    worked = worked_on(hospital)
+    export.save(a_result(worked.subject), worked.subject, tmp_path, worked=worked)
+    with (tmp_path / "anna_t2_seg.nii.gz").open("ab") as stream:
+        stream.write(b"somebody's work")
+    before = everything_in(tmp_path)
+    with pytest.raises(CannotWrite, match=r"anna_t2_seg.nii.gz is there already .* changed after Gliascope made it"):
+        export.save(a_result(worked.subject), worked.subject, tmp_path, worked=worked)
+    assert everything_in(tmp_path) == before
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "anna_flair_seg.nii.gz").write_bytes(b"an expert's")
+    with pytest.raises(CannotWrite, match=r"anna_flair_seg.nii.gz .* not made by Gliascope"):
+        export.save(a_result(worked.subject), worked.subject, other, worked=worked)
+    assert everything_in(other) == {"anna_flair_seg.nii.gz": b"an expert's"}
+
+
+def test_a_patient_called_like_another_ones_mask_does_not_replace_it(hospital: Path, tmp_path: Path) -> None:
+    worked = worked_on(hospital)
+    export.save(a_result(worked.subject), worked.subject, tmp_path / "out", worked=worked)
+    with pytest.raises(CannotWrite, match=r"anna_t2_seg.nii.gz is there already"):
+        export.save(a_result(worked.subject), worked.subject, tmp_path / "out", name="anna_t2", worked=worked)
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_when_one_file_cannot_be_moved_none_is(
+    hospital: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    worked = worked_on(hospital, Settings(bias=Switch.OFF))
+    out = tmp_path / "out"
+    export.save(a_result(worked.subject), worked.subject, out, worked=worked)
+    (out / "anna_flair_seg.nii.gz").unlink()
+    before = everything_in(out)
+    moved: list[Path] = []
+    replace_file = Path.replace
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.parent.name.startswith(".gliascope-"):
+            moved.append(target)
+            if len(moved) > at:
+                raise PermissionError(errno.EACCES, "it is open in another program", str(target))
+        return replace_file(self, target)
+
+    changed = replace(a_result(worked.subject), seconds=99.0, notes=("Another result.",))
+    monkeypatch.setattr(Path, "replace", failing)
+    with pytest.raises(CannotWrite):
+        export.save(changed, worked.subject, out, worked=worked)
+    assert len(moved) == at + 1
+    assert everything_in(out) == before
+
+
+def test_masks_of_single_sequences_are_nobodys_ground_truth(hospital: Path) -> None:
+    worked = worked_on(hospital)
+    export.save(a_result(worked.subject), worked.subject, hospital, worked=worked)
+    [files] = find_subjects([hospital])
+    assert set(files.files) == {T1, T2, FLAIR}
+    assert files.segmentation is None
+
+
+def test_a_tumour_that_a_file_does_not_show_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_ins.install(monkeypatch)
+    beside = phantoms.grid("RAS", (10, 30, 30), centre=(-10.0, -5.0, 7.0))
+    scans = {T1: stand_ins.raw_head(T1, phantoms.grid("RAS", (44, 44, 44))), T1CE: stand_ins.raw_head(T1CE, beside)}
+    worked = pipeline.work("anna", scans)
+    saved = export.save(a_result(worked.subject), worked.subject, tmp_path, worked=worked)
+    assert (
+        "What was found is too small for the voxels of T1ce, or lies outside: the mask there is empty."
+        in (saved.record["notes"])
+    )
