@@ -150,6 +150,22 @@ def detect(path: Path) -> Detection:
     return Detection(None, False, "its name does not say")
 
 
+def said_by(text: str) -> Detection | None:
+    """Tell a sequence from free words, such as a scanner's description of a series; None where they name none."""
+    return _clinical(_words(text))
+
+
+def contrast_in(text: str) -> bool | None:
+    """Whether free words say that contrast was given; None where they do not say."""
+    words = _words(text)
+    for at, word in enumerate(words):
+        if words[at + 1 : at + 2] and words[at + 1] in _NOT_CONTRAST:
+            continue
+        if word in _CONTRAST or word in _NATIVE - {"n"}:
+            return word in _CONTRAST and not _negated(words, at)
+    return None
+
+
 def is_segmentation(path: Path) -> bool:
     """Whether a file is a segmentation rather than an image, by its name or its folder's."""
     words = _words(nifti.stem(path))
