@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 _Point = tuple[float, float, float]
 
 # Headers of classic images end within the first, those of enhanced ones with thousands of frames within the second.
-_FIRST_BYTES, _MOST_BYTES = 1 << 18, 1 << 24
+_FIRST_BYTES, _MOST_BYTES = 1 << 18, 1 << 23
+_MOST_VALUES = 50_000
+_PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _MOST_FILES = 200_000
 _MOST_FRAMES = 5_000
 _AT_ONCE = 64
@@ -400,16 +402,36 @@ def _pydicom() -> Callable[..., Dataset]:
     return pydicom.dcmread
 
 
+def _read_header(stream: IO[bytes]) -> Dataset:
+    """All values in front of the pixels; the stream stands at these afterwards, or at its end.
+
+    Raises:
+        ValueError: There are more values than any header has; a file of them would take minutes.
+    """
+    from pydicom.filereader import read_partial
+
+    count = 0
+
+    def at_pixels(tag: int, kind: str | None, length: int) -> bool:
+        nonlocal count
+        count += 1
+        if count > _MOST_VALUES:
+            raise ValueError("the header has no end")
+        return tag in _PIXELS
+
+    return read_partial(stream, stop_when=at_pixels, force=True)  # type: ignore[arg-type]
+
+
 def _read_all(files: list[Path], progress: Progress) -> Found:
     found = Found()
-    read = _pydicom()
+    _pydicom()
     pool = ThreadPoolExecutor(min(8, 2 + (os.cpu_count() or 1)), thread_name_prefix="dicom-headers")
     waiting: set[Future[Found]] = set()
     left, done = iter(files), 0
     try:
         while True:
             # A few at a time, so that stopping never waits for many.
-            waiting |= {pool.submit(_images, path, read) for path in islice(left, _AT_ONCE - len(waiting))}
+            waiting |= {pool.submit(_images, path) for path in islice(left, _AT_ONCE - len(waiting))}
             if not waiting:
                 break
             finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -425,12 +447,12 @@ def _read_all(files: list[Path], progress: Progress) -> Found:
     return found
 
 
-def _images(path: Path, read: Callable[..., Dataset]) -> Found:
+def _images(path: Path) -> Found:
     """What one file holds; nothing at all where it is no DICOM."""
     if not is_dicom(_beginning(path)):
         return Found()
     try:
-        dataset = _header(path, read)
+        dataset = _header(path)
         if str(dataset.file_meta.get("MediaStorageSOPClassUID", "")) == _DIRECTORY:
             return Found(others=1)
         images = list(_described(path, dataset))
@@ -442,13 +464,13 @@ def _images(path: Path, read: Callable[..., Dataset]) -> Found:
     return Found(others=1) if _text(dataset, _TEXT["sop_class"]) else Found(broken=1)
 
 
-def _header(path: Path, read: Callable[..., Dataset]) -> Dataset:
+def _header(path: Path) -> Dataset:
     size = path.stat().st_size
     with reachable(path).open("rb") as file:
         start = file.read(_FIRST_BYTES)
-        dataset = _parsed(start, read)
+        dataset = _parsed(start)
         if dataset is None and size > len(start):
-            dataset = _parsed(start + file.read(_MOST_BYTES - len(start)), read)
+            dataset = _parsed(start + file.read(_MOST_BYTES - len(start)))
     if dataset is None:
         if size > _MOST_BYTES:
             raise ValueError("the header has no end")
@@ -456,11 +478,11 @@ def _header(path: Path, read: Callable[..., Dataset]) -> Dataset:
     return dataset
 
 
-def _parsed(start: bytes, read: Callable[..., Dataset]) -> Dataset | None:
+def _parsed(start: bytes) -> Dataset | None:
     """The header in the first bytes of a file, or None where it goes on after them."""
     stream = BytesIO(start)
     try:
-        dataset = read(stream, stop_before_pixels=True, force=True)
+        dataset = _read_header(stream)
     except EOFError:
         return None
     if str(dataset.file_meta.get("TransferSyntaxUID", "")) == DEFLATED:
@@ -703,8 +725,9 @@ def pixels(image: Image) -> NDArray[np.float32] | None:
     kind = np.dtype(f"{'i' if signed else 'u'}{bits // 8}").newbyteorder(">" if image.syntax == _BIG else "<")
     size = image.rows * image.columns * kind.itemsize
     try:
+        _pydicom()
         with reachable(image.path).open("rb") as file:
-            _pydicom()(file, stop_before_pixels=True, force=True)
+            _read_header(file)
             start = file.read(12)
             implicit = not re.fullmatch(rb"O[BW]", start[4:6])
             file.seek((8 if implicit else 12) - len(start) + size * (image.frame or 0), os.SEEK_CUR)

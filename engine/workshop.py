@@ -7,7 +7,7 @@ import shutil
 import stat
 import tempfile
 import weakref
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -104,6 +104,17 @@ def _remove(path: Path, lock: ExitStack, owner: int) -> None:
         return
     # Windows removes no file that is open, so the lock goes first.
     lock.close()
+    _remove_tree(path)
+
+
+def _remove_tree(path: Path) -> None:
+    """Remove the lock's file last, so that what an interruption leaves is found as a leftover."""
+    with suppress(OSError):
+        for inside in path.iterdir():
+            if inside.is_dir() and not inside.is_symlink():
+                shutil.rmtree(inside, ignore_errors=True)
+            elif inside.name != _LOCK:
+                inside.unlink()
     shutil.rmtree(path, ignore_errors=True)
 
 
@@ -122,4 +133,4 @@ def _remove_leftovers(where: Path) -> None:
                 pass
         except (OSError, Locked):
             continue
-        shutil.rmtree(path, ignore_errors=True)
+        _remove_tree(path)
