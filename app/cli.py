@@ -13,15 +13,17 @@ import os
 import signal
 import socket
 import sys
+import time
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from app import DEMO
-from engine.errors import Cancelled, CannotWrite, ChooseVolume, GridMismatch, SequenceProblem, UserError
+from engine.errors import Cancelled, CannotWrite, ChooseVolume, SequenceProblem, UserError
 from engine.files import whole_file
 from engine.progress import Progress
 
@@ -29,13 +31,17 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from app.cohort import CohortScores, Models
+    from engine.dicom import Study
     from engine.nifti import Convention
+    from engine.pipeline import Settings
     from engine.registry import Choice, Listing
     from engine.sequences import SubjectFiles
-    from engine.volume import Sequence, Subject
+    from engine.volume import Sequence, Volume
+    from engine.workshop import Workshop
     from trainer.doctor import Report
 
 REGION_TITLES = {"whole_tumour": "Whole tumour", "tumour_core": "Core"}
+STEP_TITLES = {"align": "Aligned", "grid": "One grid", "strip": "Stripped", "bias": "Evened out"}
 
 gliascope = typer.Typer(
     name="gliascope",
@@ -50,7 +56,10 @@ gliascope = typer.Typer(
 
 Device = Literal["auto", "cpu", "cuda"]
 PathsArgument = Annotated[
-    list[Path], typer.Argument(metavar="PATH...", help="Files of one patient, or folders, a patient each.")
+    list[Path],
+    typer.Argument(
+        metavar="PATH...", help="Files of one patient, or folders, a patient each; DICOM and zip files too."
+    ),
 ]
 ModelOption = Annotated[str, typer.Option("--model", help="A model's name, or auto for the best one there is.")]
 DeviceOption = Annotated[Device, typer.Option("--device", help="What to compute on.")]
@@ -147,8 +156,23 @@ def segment(
     t2: Annotated[Path | None, typer.Option("--t2", help="This file is the T2.")] = None,
     flair: Annotated[Path | None, typer.Option("--flair", help="This file is the FLAIR.")] = None,
     resample: Annotated[
-        bool, typer.Option("--resample", help="Bring sequences of different grids onto the finest one.")
+        bool,
+        typer.Option(
+            "--resample", help="Bring sequences of different grids onto the finest one by their headers, unaligned."
+        ),
     ] = False,
+    dicom: Annotated[
+        list[Path] | None,
+        typer.Option("--dicom", metavar="DIR", help="A DICOM export: a folder, a zip file, or one of its files."),
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--name", help="What to call the one patient; DICOM is called patient otherwise.")
+    ] = "",
+    no_align: Annotated[
+        bool, typer.Option("--no-align", help="Leave every sequence where its header puts it.")
+    ] = False,
+    no_strip: Annotated[bool, typer.Option("--no-strip", help="Leave the skull on.")] = False,
+    no_bias: Annotated[bool, typer.Option("--no-bias", help="Leave slow changes of brightness in.")] = False,
     volume: Annotated[
         int | None, typer.Option("--volume", min=1, help="Of a file that holds several volumes, take this one.")
     ] = None,
@@ -156,34 +180,45 @@ def segment(
 ) -> int:
     """Segment patients; writes NAME_seg.nii.gz and NAME_seg.json for each.
 
-    One that fails does not stop the others; the exit code is then 2.
+    Scans as they leave the scanner are aligned, stripped of the skull and evened out first, and those on other grids
+    get a mask of their own, NAME_t2_seg.nii.gz. One patient that fails does not stop the others; the exit code is then
+    2.
     """
     from app.cohort import Models
+    from engine.pipeline import Settings, Switch
     from engine.volume import Sequence
 
     named = {s: path for s, path in zip(Sequence, (t1, t1ce, t2, flair), strict=True) if path is not None}
-    if not paths and not named:
+    if not paths and not named and not dicom:
         raise UserError("There is nothing to segment", "", "Name files of one patient, or folders, a patient each.")
-    subjects, problems = _find(paths) if paths else ([], [])
-    failed = [{"name": "", "error": str(problem)} for problem in problems]
-    if named:
-        subjects = [_with_named(subjects, named)]
-    models = Models(None if model == "auto" else model, device)
-    for problem in (*problems, *models.problems):
-        say(str(problem))
+    align, strip, bias = (Switch.OFF if no else Switch.AUTO for no in (no_align or resample, no_strip, no_bias))
+    settings = Settings(align=align, strip=strip, bias=bias)
     done: list[dict[str, Any]] = []
-    taken: dict[str, Path] = {}
-    with _progress("Segmenting") as progress:
-        for number, files in enumerate(subjects):
-            part = progress.part(number / len(subjects), (number + 1) / len(subjects))
-            progress.title = f"{files.name} ({number + 1} of {len(subjects)})" if len(subjects) > 1 else files.name
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(_progress("Segmenting"))
+        patients, problems = _patients(paths, dicom or [], stack, progress)
+        if named:
+            patients = [_with_named(patients, named)]
+        if name and len(patients) == 1:
+            patients = [replace(patients[0], name=name)]
+        elif name:
+            raise UserError(f"{len(patients)} patients cannot all be called {name}", "", "Segment one at a time.")
+        failed = [{"name": "", "error": str(problem)} for problem in problems]
+        models = Models(None if model == "auto" else model, device)
+        with progress.aside():
+            for problem in (*problems, *models.problems):
+                say(str(problem))
+        taken: dict[str, _Patient] = {}
+        for number, patient in enumerate(patients):
+            part = progress.part(number / len(patients), (number + 1) / len(patients))
+            progress.title = f"{patient.name} ({number + 1} of {len(patients)})" if len(patients) > 1 else patient.name
             try:
-                _refuse_same_name(files, taken)
-                done.append(_segment_one(files, models, out, part, resample, volume))
+                _refuse_same_name(patient, taken)
+                done.append(_segment_one(patient, models, out, settings, part, resample, volume))
             except UserError as error:
-                failed.append({"name": files.name, "error": str(error)})
+                failed.append({"name": patient.name, "error": str(error)})
                 with progress.aside():
-                    say(str(error) if len(subjects) == 1 else f"{files.name}: {error}")
+                    say(str(error) if len(patients) == 1 else f"{patient.name}: {error}")
             else:
                 if not as_json:
                     with progress.aside():
@@ -533,6 +568,88 @@ def _require_torch(command: str) -> None:
 # --- one patient ------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Patient:
+    """One patient of this run.
+
+    Attributes:
+        name: For outputs.
+        files: The patient's files; None until a DICOM study is converted.
+        study: What was scanned, where it came as DICOM.
+        workshop: Where it is converted.
+        where: For sentences about two patients of one name.
+    """
+
+    name: str
+    files: SubjectFiles | None = None
+    study: Study | None = None
+    workshop: Workshop | None = None
+    where: str = ""
+
+    def converted(self, progress: Progress) -> SubjectFiles:
+        """The patient's files, converted from DICOM where they have to be."""
+        if self.files is not None:
+            return replace(self.files, name=self.name)
+        from engine import dicom
+
+        assert self.study is not None
+        assert self.workshop is not None
+        return replace(dicom.subject_files(self.study, self.workshop, progress), name=self.name)
+
+    def told(self) -> list[str]:
+        """Sentences about what was picked among the series of a study."""
+        if self.study is None:
+            return []
+        chosen = [
+            f"{sequence.title} is series {series.number} of {series.images} images ({series.why})."
+            for sequence, series in self.study.chosen.items()
+        ]
+        return [*chosen, *self.study.doubts, *self.study.notes]
+
+
+def _patients(
+    paths: list[Path], exports: list[Path], stack: contextlib.ExitStack, progress: Progress
+) -> tuple[list[_Patient], list[UserError]]:
+    """The patients in ``paths``, NIfTI and DICOM, and what is wrong with some of them.
+
+    Args:
+        paths: Of any kind.
+        exports: Known to be DICOM.
+        stack: Closes the private folder in which DICOM is converted.
+        progress: Told while headers are read.
+    """
+    scans: list[Path] = []
+    exports = list(exports)
+    for path in paths:
+        (exports if _is_dicom(path) else scans).append(path)
+    found, problems = _find(scans) if scans else ([], [])
+    patients = [_Patient(files.name, files, where=str(files.folder)) for files in found]
+    if exports:
+        from engine import dicom
+        from engine.workshop import Workshop
+
+        workshop = stack.enter_context(Workshop())
+        studies = dicom.look(exports, workshop, progress)
+        taken = {patient.name.casefold() for patient in patients}
+        names = (f"patient_{number}" if number > 1 else "patient" for number in range(1, 1_000_000))
+        free = (name for name in names if name not in taken)
+        patients += [_Patient(next(free), study=study, workshop=workshop, where="a DICOM study") for study in studies]
+    return patients, problems
+
+
+def _is_dicom(path: Path) -> bool:
+    from engine import nifti
+
+    # What is not there or may not be read is told in a sentence where NIfTI is looked for.
+    if nifti.is_nifti_name(path) or not os.path.exists(path):
+        return False
+    from engine import dicom
+
+    with contextlib.suppress(OSError):
+        return dicom.looks_like_dicom([path])
+    return False
+
+
 def _find(paths: list[Path]) -> tuple[list[SubjectFiles], list[UserError]]:
     """The patients in ``paths``; what is wrong with one folder does not hide the others."""
     from engine import sequences
@@ -561,16 +678,19 @@ def _find(paths: list[Path]) -> tuple[list[SubjectFiles], list[UserError]]:
 
 
 def _segment_one(
-    files: SubjectFiles,
+    patient: _Patient,
     models: Models,
     out: Path,
+    settings: Settings,
     progress: Progress,
     resample: bool = False,
     volume: int | None = None,
 ) -> dict[str, Any]:
-    """Read, segment and save one patient exactly as the window does; returns what to tell."""
-    from engine import export, inference, sequences
+    """Read, prepare, segment and save one patient exactly as the window does; returns what to tell."""
+    from engine import export, inference, pipeline, sequences
 
+    started = time.perf_counter()
+    files = patient.converted(progress.part(0.0, 0.1))
     if not files.files and files.unknown:
         names = ", ".join(path.name for path in files.unknown)
         raise SequenceProblem(
@@ -580,79 +700,109 @@ def _segment_one(
         )
     if not files.files:
         raise sequences.nothing_known(files)
-    notes = [f"{path.name} was left out: its sequence cannot be told from its name." for path in files.unknown]
-    for sequence in sorted(files.uncertain):
+    if patient.study is not None:
+        _refuse_other_scans(files, out)
+    notes = patient.told()
+    notes += [f"{path.name} was left out: its sequence cannot be told from its name." for path in files.unknown]
+    for sequence in sorted(files.uncertain) if patient.study is None else ():
         path = files.files[sequence]
         notes.append(f"{path.name} was taken for {sequence.title} ({sequences.detect(path).why}).")
     choice = models.choose(files.files)
-    subject = _read(files, resample, volume, progress.part(0.0, 0.15))
+    volumes = _read(files, resample, volume, progress.part(0.1, 0.15))
+    worked = pipeline.work(files.name, volumes, settings, progress.part(0.15, 0.55))
     network = models.network(choice.card)
-    part = progress.part(0.15, 0.95)
-    found = inference.segment(subject, choice.card, part, network=network, use=choice.used)
+    part = progress.part(0.55, 0.95)
+    found = inference.segment(worked.subject, choice.card, part, network=network, use=choice.used)
     progress.update(0.95, "saving")
-    saved = export.save(found, subject, out, reason=choice.reason, uncertain=files.uncertain)
-    record = export.provenance(found, subject, choice.reason, files.uncertain)
-    record["notes"] = [*notes, *record["notes"]]
+    saved = export.save(found, worked.subject, out, reason=choice.reason, uncertain=files.uncertain, worked=worked)
+    hashes = {"mask", "masks"}
     return {
         "name": files.name,
         "mask": str(saved.mask.resolve()),
+        **({"masks_of": {s.value: str(path.resolve()) for s, path in saved.others.items()}} if saved.others else {}),
         "sidecar": str(saved.sidecar.resolve()),
         "verified": saved.verified,
         "advice": choice.advice,
-        **record,
+        "seconds_in_all": round(time.perf_counter() - started, 2),
+        **{key: value for key, value in saved.record.items() if key not in hashes},
+        "notes": [*notes, *saved.record["notes"]],
     }
 
 
-def _read(files: SubjectFiles, resample: bool, volume: int | None, progress: Progress) -> Subject:
+def _read(files: SubjectFiles, resample: bool, volume: int | None, progress: Progress) -> Mapping[Sequence, Volume]:
     """The patient's volumes; what can be chosen is put into the words of this command line."""
     from engine import nifti, sequences
 
     try:
         several = [p for p in files.files.values() if nifti.count_volumes(p) > 1] if volume is not None else []
         indices = dict.fromkeys(several, volume - 1) if volume is not None else {}
-        return sequences.load(files, resample=resample, progress=progress, indices=indices)
+        if resample:
+            return sequences.load(files, resample=True, progress=progress, indices=indices)
+        return sequences.read(files, progress, indices)
     except ChooseVolume as error:
         raise ChooseVolume(
             error.what, error.why, f"Choose one with --volume 1 to {error.count}.", error.count
         ) from error
-    except GridMismatch as error:
-        todo = error.what_to_do if resample else "Add --resample to bring them together, or leave one out."
-        raise GridMismatch(error.what, error.why, todo) from error
 
 
-def _with_named(subjects: list[SubjectFiles], named: dict[Sequence, Path]) -> SubjectFiles:
+def _refuse_other_scans(files: SubjectFiles, out: Path) -> None:
+    """All DICOM is called patient: the next one's masks must not take the place of the last one's.
+
+    Raises:
+        CannotWrite: The result that lies there was made from other scans.
+    """
+    from engine import export
+    from engine.model_card import sha256
+
+    base = export.file_name(files.name)
+    sidecar = out / (base + export.SIDECAR_ENDING)
+    before: object = None
+    with contextlib.suppress(OSError, ValueError, AttributeError, KeyError):
+        before = {one["sha256"] for one in json.loads(sidecar.read_text(encoding="utf-8"))["inputs"].values()}
+    if isinstance(before, set) and before and not before & {sha256(path) for path in files.files.values()}:
+        raise CannotWrite(
+            f"{base}{export.MASK_ENDING} is there already and is not replaced",
+            "it was made from other scans",
+            "Give this patient another name with --name, or choose another folder.",
+        )
+
+
+def _with_named(patients: list[_Patient], named: dict[Sequence, Path]) -> _Patient:
     """The one patient whose files the user has named, together with what was found beside them."""
     from engine.sequences import SubjectFiles
     from engine.volume import Sequence
 
-    if len(subjects) > 1:
+    if len(patients) > 1 or any(patient.files is None for patient in patients):
         raise SequenceProblem(
-            "--t1, --t1ce, --t2 and --flair name the files of one patient",
-            f"{len(subjects)} were given",
+            "--t1, --t1ce, --t2 and --flair name the NIfTI files of one patient",
+            f"{len(patients)} were given" if len(patients) > 1 else "DICOM was given",
             "Segment one patient at a time with them.",
         )
     paths = list(named.values())
     if len({path.resolve() for path in paths}) < len(paths):
         raise SequenceProblem("One file was named as two sequences", "", "Name each file once.")
-    first = subjects[0] if subjects else SubjectFiles(paths[0].name.split(".")[0], {}, (), None, paths[0].parent)
+    first = patients[0].files if patients else None
+    if first is None:
+        first = SubjectFiles(paths[0].name.split(".")[0], {}, (), None, paths[0].parent)
     theirs = {path.resolve() for path in paths}
     found = {s: path for s, path in first.files.items() if path.resolve() not in theirs}
     both = {**found, **named}
     unknown = tuple(path for path in first.unknown if path.resolve() not in theirs)
     ordered = {sequence: both[sequence] for sequence in Sequence if sequence in both}
     doubted = frozenset(s for s in first.uncertain if s not in named and s in ordered)
-    return SubjectFiles(first.name, ordered, unknown, first.segmentation, first.folder, doubted)
+    both_files = SubjectFiles(first.name, ordered, unknown, first.segmentation, first.folder, doubted)
+    return _Patient(first.name, both_files, where=str(first.folder))
 
 
-def _refuse_same_name(files: SubjectFiles, taken: dict[str, Path]) -> None:
+def _refuse_same_name(patient: _Patient, taken: dict[str, _Patient]) -> None:
     # Compared as a file system that ignores case would: one mask must never silently replace another's.
     from engine import export
 
-    before = taken.setdefault(export.file_name(files.name).casefold(), files.folder)
-    if before is not files.folder:
+    before = taken.setdefault(export.file_name(patient.name).casefold(), patient)
+    if before is not patient:
         raise CannotWrite(
-            f"Two patients are called {files.name}",
-            f"in {before} and {files.folder}",
+            f"Two patients are called {patient.name}",
+            f"in {before.where} and {patient.where}",
             "Segment them into different output folders.",
         )
 
@@ -662,11 +812,18 @@ def _tell(result: dict[str, Any]) -> None:
 
     volumes, intervals = result["volumes_ml"], result.get("intervals_90_percent_ml", {})
     told = [f"{title.lower()} {ml_in_words(volumes[r], intervals.get(r))}" for r, title in REGION_TITLES.items()]
-    typer.echo(f"{result['name']}: {', '.join(told)} ({result['seconds']:.1f} s on {result['device']})")
+    steps = result.get("preparation", {}).get("steps", [])
+    in_all = f", {result['seconds_in_all']:.1f} s in all" if steps else ""
+    typer.echo(f"{result['name']}: {', '.join(told)} ({result['seconds']:.1f} s on {result['device']}{in_all})")
     typer.echo(f"  {' '.join(filter(None, (result['reason'], result.get('advice'))))}")
+    for step in steps:
+        title = STEP_TITLES[step["step"]] if step["did"] else f"Not {STEP_TITLES[step['step']].lower()}"
+        typer.echo(f"  {title} ({step['seconds']:.1f} s): {step['sentence']}")
     for note in result["notes"]:
         typer.echo(f"  {note}")
     typer.echo(f"  Mask: {result['mask']}")
+    for sequence, path in result.get("masks_of", {}).items():
+        typer.echo(f"  Mask on the grid of {_titles_of([sequence])}: {path}")
 
 
 # --- options ----------------------------------------------------------------------------------------------------------
@@ -848,6 +1005,12 @@ def _print(table: Table) -> None:
     if not console.is_terminal:  # a file has no width to fit into
         console.width = 200
     console.print(table)
+
+
+def _titles_of(values: Iterable[str]) -> str:
+    from engine.volume import Sequence
+
+    return _titles(Sequence(value) for value in values)
 
 
 def _titles(sequences: Iterable[Sequence]) -> str:

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from app import cli
-from engine import export, inference, nifti, registry, sequences
+from engine import dicom, export, inference, nifti, pipeline, registry, sequences
 from engine.model_card import REGIONS, Calibration, ModelCard, RegionCalibration, Role
 from engine.progress import Progress
 from engine.volume import Sequence
 from tests.app import threshold_model
-from tests.engine import phantoms
+from tests.engine import phantoms, stand_ins
 
 T1, T1CE, T2, FLAIR = Sequence
 
@@ -101,9 +101,11 @@ def test_a_folder_becomes_a_mask_on_its_own_grid(run: Run, models: Path, patient
 
 def test_the_mask_is_the_same_bytes_as_the_windows_save(run: Run, models: Path, patient: Path, tmp_path: Path) -> None:
     run("segment", patient, "--out", tmp_path / "by command")
-    subject = sequences.load(sequences.find_subjects([patient])[0])
-    choice = registry.choose(subject, registry.list_models().models)
-    saved = export.save(inference.segment(subject, choice.card), subject, tmp_path / "by window", reason=choice.reason)
+    files = sequences.find_subjects([patient])[0]
+    choice = registry.choose(files.files, registry.list_models().models)
+    worked = pipeline.work(files.name, sequences.read(files))
+    found = inference.segment(worked.subject, choice.card)
+    saved = export.save(found, worked.subject, tmp_path / "by window", reason=choice.reason, worked=worked)
     assert (tmp_path / "by command" / saved.mask.name).read_bytes() == saved.mask.read_bytes()
     sidecars = [json.loads((tmp_path / how / saved.sidecar.name).read_text()) for how in ("by command", "by window")]
     for sidecar in sidecars:
@@ -212,17 +214,22 @@ def test_what_is_left_out_or_guessed_is_said(run: Run, models: Path, patient: Pa
     assert json.loads(Path(subject["sidecar"]).read_text())["sequences"]["uncertain"] == ["flair"]
 
 
-def test_other_grids_are_refused_with_the_option_that_brings_them_together(
+def test_other_grids_are_brought_together_by_their_headers_alone_when_asked(
     run: Run, models: Path, patient: Path, tmp_path: Path
 ) -> None:
     coarse = phantoms.grid("LPS", shape=(24, 28, 10), spacing=(1, 1, 2))
     phantoms.write_volume(patient / "anna_flair.nii.gz", phantoms.head(coarse, FLAIR))
-    refused = run("segment", patient, "--out", tmp_path / "out")
-    assert refused.code == 2
-    assert "--resample" in refused.err
-    assert not (tmp_path / "out").exists()
     ran = run("segment", patient, "--out", tmp_path / "out", "--resample", "--json")
-    assert ran.answer["subjects"][0]["sequences"]["used"] == ["t2", "flair"]
+    [result] = ran.answer["subjects"]
+    assert result["sequences"]["used"] == ["t2", "flair"]
+    assert "preparation" not in result
+    assert "masks_of" not in result
+    # What it always gave, byte for byte.
+    subject = sequences.load(sequences.find_subjects([patient])[0], resample=True)
+    choice = registry.choose(subject, registry.list_models().models)
+    plain = export.save(inference.segment(subject, choice.card), subject, tmp_path / "plain", reason=choice.reason)
+    assert Path(result["mask"]).read_bytes() == plain.mask.read_bytes()
+    assert "FLAIR was resampled from another grid onto that of the mask." in result["notes"]
 
 
 def test_of_several_volumes_one_can_be_chosen(run: Run, models: Path, tmp_path: Path) -> None:
@@ -243,11 +250,157 @@ def test_a_chosen_volume_on_another_grid_can_be_brought_together(
     coarse = phantoms.head(phantoms.grid("LPS", shape=(24, 28, 10), spacing=(1, 1, 2)), FLAIR)
     series = np.stack([coarse.data * 0, coarse.data], axis=-1).astype(np.int16)
     phantoms.write(patient / "anna_flair.nii.gz", series, np.array(coarse.grid.affine))
-    words = ("segment", patient, "--volume", 2, "--out", tmp_path / "out")
-    refused = run(*words)
+    assert run("segment", patient, "--volume", 2, "--out", tmp_path / "out", "--resample").code == 0
+
+
+# Scans as hospitals have them. Registration, brain finding and N4 are stand-ins; the real ones have tests of their own.
+
+
+HOSPITAL = {
+    T2: phantoms.grid("LPS", (72, 72, 18), (0.7, 0.7, 3.0), (3.0, 0.0, 5.0), (9.0, -8.0, 9.0)),
+    FLAIR: phantoms.grid("AIL", (60, 20, 60), (0.8, 2.5, 0.8), centre=(-1.0, -5.0, 12.0)),
+}
+
+
+@pytest.fixture
+def hospital(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """T2 and FLAIR of a patient with a skull, each on a grid and at a place of its own."""
+    stand_ins.install(monkeypatch)
+    folder = tmp_path / "boris"
+    folder.mkdir()
+    for sequence, grid in HOSPITAL.items():
+        phantoms.write_volume(folder / f"boris_{sequence.value}.nii.gz", stand_ins.raw_head(sequence, grid))
+    return folder
+
+
+def test_hospital_scans_become_masks_on_every_files_grid_and_each_step_is_told(
+    run: Run, models: Path, hospital: Path, tmp_path: Path
+) -> None:
+    ran = run("segment", hospital, "--out", tmp_path / "out")
+    assert (ran.code, ran.err) == (0, "")
+    lines = ran.out.splitlines()
+    assert re.fullmatch(r"boris: whole tumour .* s on CPU, \d+\.\d s in all\)", lines[0])
+    for title, words in (
+        ("Aligned", "FLAIR was moved"),
+        ("One grid", "1 x 1 x 1 mm along T2"),
+        ("Stripped", "The skull was removed from T2 and FLAIR"),
+        ("Evened out", "Slow changes of brightness"),
+    ):
+        assert any(re.match(rf"  {title} \(\d+\.\d s\): {words}", line) or words in line for line in lines), title
+    assert lines[-1] == f"  Mask on the grid of FLAIR: {(tmp_path / 'out' / 'boris_flair_seg.nii.gz').resolve()}"
+    for ending, sequence in (("_seg", T2), ("_flair_seg", FLAIR)):
+        mask = nifti.read_label_map(tmp_path / "out" / f"boris{ending}.nii.gz", nifti.Convention.GLIASCOPE)
+        scan = nifti.read(hospital / f"boris_{sequence.value}.nii.gz")
+        np.testing.assert_array_equal(mask.grid.affine, scan.grid.affine)
+        assert mask.data.any()
+
+
+def test_hospital_scans_give_the_windows_masks_to_the_byte(
+    run: Run, models: Path, hospital: Path, tmp_path: Path
+) -> None:
+    [result] = run("segment", hospital, "--out", tmp_path / "out", "--json").answer["subjects"]
+    files = sequences.find_subjects([hospital])[0]
+    worked = pipeline.work(files.name, sequences.read(files))
+    choice = registry.choose(files.files, registry.list_models().models)
+    found = inference.segment(worked.subject, choice.card)
+    saved = export.save(found, worked.subject, tmp_path / "by window", reason=choice.reason, worked=worked)
+    assert Path(result["mask"]).read_bytes() == saved.mask.read_bytes()
+    assert set(result["masks_of"]) == {"flair"}
+    assert Path(result["masks_of"]["flair"]).read_bytes() == saved.others[FLAIR].read_bytes()
+
+
+def test_steps_can_be_left_out(run: Run, models: Path, hospital: Path, tmp_path: Path) -> None:
+    words = ("--no-align", "--no-strip", "--no-bias", "--json")
+    [result] = run("segment", hospital, "--out", tmp_path / "out", *words).answer["subjects"]
+    steps = {step["step"]: step["did"] for step in result["preparation"]["steps"]}
+    assert steps == {"align": False, "grid": True, "strip": False, "bias": False}
+    assert [result["preparation"]["settings"][step] for step in ("align", "strip", "bias")] == ["off"] * 3
+    told = run("segment", hospital, "--out", tmp_path / "told", "--no-align", "--no-bias")
+    assert "  Not aligned (" in told.out
+    assert "left where its header puts it, as asked" in told.out
+    assert "  Stripped (" in told.out
+
+
+def test_scans_of_different_patients_are_one_sentence(run: Run, models: Path, hospital: Path, tmp_path: Path) -> None:
+    head = stand_ins.raw_head(T1, phantoms.grid("RAS", (30, 30, 30)))
+    affine = head.grid.affine.copy()
+    affine[0, 3] += 900
+    phantoms.write(hospital / "boris_t1.nii.gz", head.data, affine)
+    ran = run("segment", hospital, "--out", tmp_path / "out", "--no-align")
+    assert ran.code == 2
+    [sentence] = ran.sentences
+    assert "show different places" in sentence
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def export_of_two(hospital: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A DICOM export of two patients whose conversion is made up: what is read and chosen is tested elsewhere."""
+    folder = tmp_path / "MÜLLER^HANS"
+    folder.mkdir()
+    (folder / "IM0001").write_bytes(b"")
+    series = dicom.Series("1", 3, "", "axial", (1, 1, 3), (72, 72, 18), 18, T2, 0.99, "TE 100 ms", "", ())
+    studies = [
+        dicom.Study((series,), {T2: series}, (f"The {which} is doubted.",), patient="Müller, Hans")
+        for which in ("first", "second")
+    ]
+
+    def convert(study: dicom.Study, workshop: object, progress: Progress, name: str = "patient") -> object:
+        at = studies.index(study)
+        place = workshop.new_folder()  # type: ignore[attr-defined]
+        path = phantoms.write_volume(place / "0001.nii", stand_ins.raw_head(T2, HOSPITAL[(T2, FLAIR)[at]]))
+        return sequences.SubjectFiles(name, {T2: path}, (), None, place)
+
+    monkeypatch.setattr(dicom, "looks_like_dicom", lambda paths: folder in list(paths))
+    monkeypatch.setattr(dicom, "look", lambda paths, workshop, progress: studies)
+    monkeypatch.setattr(dicom, "subject_files", convert)
+    return folder
+
+
+def test_a_dicom_export_is_segmented_under_neutral_names(
+    run: Run, models: Path, export_of_two: Path, tmp_path: Path
+) -> None:
+    for number, words in enumerate((("segment", export_of_two), ("segment", "--dicom", export_of_two))):
+        out = tmp_path / f"out {number}"
+        ran = run(*words, "--out", out)
+        assert (ran.code, ran.err) == (0, "")
+        assert sorted(path.name for path in out.iterdir()) == [
+            "patient_2_seg.json",
+            "patient_2_seg.nii.gz",
+            "patient_seg.json",
+            "patient_seg.nii.gz",
+        ]
+        assert "T2 is series 3 of 18 images (TE 100 ms)." in ran.out
+        assert "The second is doubted." in ran.out
+        # Neither header nor folder name reaches an output.
+        assert not any(
+            "LLER" in text.upper() for text in (ran.out.replace(str(tmp_path), ""), *map(str, out.iterdir()))
+        )
+        assert all(b"LLER" not in path.read_bytes().upper() for path in out.glob("*.json"))
+
+
+def test_a_second_dicom_patient_does_not_take_the_place_of_the_first(
+    run: Run, models: Path, export_of_two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    both = dicom.look([], None, Progress())  # type: ignore[arg-type]
+    monkeypatch.setattr(dicom, "look", lambda *_: both[:1])
+    assert run("segment", export_of_two, "--out", out).code == 0
+    assert run("segment", export_of_two, "--out", out).code == 0  # the same one again
+    before = (out / "patient_seg.nii.gz").read_bytes()
+    monkeypatch.setattr(dicom, "look", lambda *_: both[1:])
+    refused = run("segment", export_of_two, "--out", out)
     assert refused.code == 2
-    assert "--resample" in refused.err
-    assert run(*words, "--resample").code == 0
+    assert "made from other scans" in refused.err
+    assert (out / "patient_seg.nii.gz").read_bytes() == before
+    assert run("segment", export_of_two, "--out", out, "--name", "number 2").code == 0
+    assert (out / "number 2_seg.nii.gz").exists()
+
+
+def test_one_name_is_for_one_patient(run: Run, models: Path, cohort: Path, tmp_path: Path) -> None:
+    ran = run("segment", cohort, "--out", tmp_path / "out", "--name", "all")
+    assert ran.code == 2
+    assert "3 patients cannot all be called all" in ran.err
 
 
 def test_a_scan_without_orientation_is_refused_for_its_sides_are_unknown(
@@ -572,7 +725,7 @@ def test_too_little_memory_is_one_sentence(
     def exhausted(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(sequences, "load", exhausted)
+    monkeypatch.setattr(sequences, "read", exhausted)
     ran = run("segment", patient, "--out", tmp_path / "out")
     assert (ran.code, len(ran.sentences)) == (2, 1)
     assert "too little memory" in ran.err
