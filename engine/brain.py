@@ -128,6 +128,11 @@ def strip(volume: Volume, brain: Mask) -> Volume:
     return replace(volume, data=np.where(brain, volume.data, outside).astype(np.float32))
 
 
+def forget_network() -> None:
+    """Give the network's memory back; it is opened again when it is needed."""
+    _network.cache_clear()
+
+
 def scaled(picture: FloatArray) -> FloatArray:
     """Intensities as the network takes them: about 0 in air and 1 where a head is bright, whatever the file's unit.
 

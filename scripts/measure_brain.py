@@ -1,6 +1,6 @@
 """How well the brain is found: docs/results/brain.md.
 
-    python -m scripts.measure_brain SHARED --simulated 4 --patients 8 [--deepbet PYTHON] [--out docs/results/brain.md]
+    python -m scripts.measure_brain SHARED --made FOLDER --simulated 4 --patients 8 [--deepbet PYTHON]
 
 On patients simulated in heads that the network has not learnt from (`trainer.simulate` in `trainer.heads`), and on
 real patients it has not learnt from put into those heads, the brain is known: Dice, how far the surfaces lie apart, and
@@ -25,9 +25,10 @@ from pathlib import Path
 import numpy as np
 
 from engine import brain, nifti
+from engine.files import whole_file
 from engine.metrics import dice, hd95_mm
 from engine.progress import Progress
-from engine.volume import Grid, LabelMap, Mask, Sequence, Subject, Volume, joined
+from engine.volume import Grid, LabelMap, Mask, Sequence, Volume, joined
 from trainer import heads, skull
 from trainer.simulate import prepare_anatomy, simulate_patient
 
@@ -87,6 +88,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--patients", type=int, default=8)
     parser.add_argument("--deepbet", type=Path)
     parser.add_argument("--clinical", type=Path, nargs="*", default=[], help="further scans with their skull on")
+    parser.add_argument("--made", type=Path, required=True, help="where pictures are kept that take long to make")
+    parser.add_argument("--make", action="store_true", help="make the pictures and measure nothing yet")
     parser.add_argument("--rows", type=Path, default=Path("brain_rows.jsonl"))
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "brain.md")
     arguments = parser.parse_args(words)
@@ -98,12 +101,15 @@ def main(words: list[str] | None = None) -> None:
         rows.append(row)
         with arguments.rows.open("a") as stream:
             stream.write(json.dumps(asdict(row)) + "\n")
-    arguments.out.write_text(page(rows), encoding="utf-8")
+    if not arguments.make:
+        arguments.out.write_text(page(rows), encoding="utf-8")
 
 
 def _measured(arguments: argparse.Namespace, known: set[tuple[str, str]]) -> Iterator[Row]:
     maps = sorted((arguments.shared / "anatomy").glob("label_map_*.nii.gz"))[-HELD_OUT_HEADS:]
     clinical = sorted((arguments.shared / "clinical").glob("raw_*/*.nii.gz")) + arguments.clinical
+    if arguments.make:
+        clinical = []
     for number, path in enumerate(clinical):
         name = f"scan {number + 1}"
         if ("clinical", name) not in known:
@@ -117,26 +123,38 @@ def _measured(arguments: argparse.Namespace, known: set[tuple[str, str]]) -> Ite
                 name = f"{kind} {case + 1}"
                 if case >= count or (kind, name) in known:
                     continue
-                head = head or heads.read_head(path)
-                if kind == "simulated":
-                    made = simulate_patient(prepare_anatomy(nifti.read_labels(path)[0]), 9000 + case)
-                    subject, truth = made.subject, made.truth
-                else:
-                    subject = skull.read_case(cases[case])
-                    truth = nifti.read_label_map(cases[case] / f"{cases[case].name}_seg.nii.gz")
-                yield from _in_a_head(kind, name, subject, truth, head, arguments.deepbet, seed=case)
+                stored = arguments.made / f"{name.replace(' ', '-')}.npz"
+                if not stored.exists():
+                    head = head or heads.read_head(path)
+                    _make(kind, case, cases[case] if kind == "patient" else path, head, stored)
+                if not arguments.make:
+                    yield from _in_a_head(kind, name, stored, arguments.deepbet)
 
 
-def _in_a_head(
-    kind: str, name: str, subject: Subject, truth: LabelMap, head: heads.WholeHead, deepbet: Path | None, seed: int
-) -> Iterator[Row]:
+def _make(kind: str, case: int, source: Path, head: heads.WholeHead, stored: Path) -> None:
+    """Put a patient into a head and keep the pictures, with what is known of brain and tumour."""
+    if kind == "simulated":
+        made = simulate_patient(prepare_anatomy(nifti.read_labels(source)[0]), 9000 + case)
+        subject, truth = made.subject, made.truth
+    else:
+        subject = skull.read_case(source)
+        truth = nifti.read_label_map(source / f"{source.name}_seg.nii.gz")
+    whole = heads.around(subject, head, np.random.default_rng([17, case]), air=case % 2 == 0)
+    there = heads.put(LabelMap(heads.brain_of(subject).astype(np.uint8), subject.grid), whole.grid).data > 0
+    tumour = heads.put(truth, whole.grid).whole_tumour & there
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    pictures = {str(sequence): volume.data for sequence, volume in whole.items()}
+    with whole_file(stored) as partial, partial.open("wb") as stream:
+        np.savez(stream, affine=whole.grid.affine, brain=there, tumour=tumour, **pictures)
+
+
+def _in_a_head(kind: str, name: str, stored: Path, deepbet: Path | None) -> Iterator[Row]:
     """Each sequence by itself, all together, and deepbet on T1 and T1ce."""
-    whole = heads.around(subject, head, np.random.default_rng([17, seed]), air=seed % 2 == 0)
-    grid = whole.grid
-    brain_there = heads.put(LabelMap(heads.brain_of(subject).astype(np.uint8), subject.grid), grid).data > 0
-    tumour = heads.put(truth, grid).whole_tumour & brain_there
-    looks = [(volume,) for volume in whole.values()] + [tuple(whole.values())]
-    for volumes in looks:
+    with np.load(stored) as made:
+        brain_there, tumour = made["brain"], made["tumour"]
+        grid = Grid(brain_there.shape, made["affine"])
+        whole = {sequence: Volume(made[str(sequence)], grid, sequence) for sequence in Sequence}
+    for volumes in [*((volume,) for volume in whole.values()), tuple(whole.values())]:
         mask, seconds = _ours(volumes)
         yield _row(kind, name, volumes, "gliascope", mask, seconds, brain_there, tumour, grid)
     if deepbet is not None:

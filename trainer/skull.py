@@ -30,8 +30,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from scipy import ndimage
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from engine import networks, nifti, runtime
@@ -44,6 +46,8 @@ from trainer import heads
 from trainer.heads import Part
 from trainer.simulate import RELAXATION, Scanner, Tissue
 
+STATE, AVERAGE = "state.safetensors", "average.safetensors"
+KEPT_EVERY = 250  # steps
 ARCHITECTURE = {"inputs": 1, "regions": 1, "filters": [16, 32, 64, 96], "blocks": [1, 1, 1, 1]}
 # Most often as large as a head; other sizes, since fields of view differ and normalisation looks at the whole.
 WINDOWS = ((80, 96, 80), (80, 96, 80), (80, 96, 80), (96, 112, 96), (96, 112, 96), (96, 128, 112))
@@ -487,14 +491,15 @@ def loss_of(logits: Tensor, distance_mm: Tensor, seen: Tensor) -> Tensor:
     return by_size + 0.5 * (by_side * weight).sum() / weight.sum().clamp(min=1)
 
 
-def train(plan: Plan, stored: Path, run: Path, start: Path | None = None) -> None:
-    """Train, going on where an earlier call was stopped; writes ``average.pt`` with the weights to keep.
+def train(plan: Plan, stored: Path, run: Path, start: Path | None = None, until: int | None = None) -> None:
+    """Train, going on where an earlier call was stopped; writes ``average.safetensors``, the weights to keep.
 
     Args:
         plan: What to do.
         stored: Holds ``heads`` and ``patients``.
         run: Folder of this training.
         start: Weights to begin with; random ones if ``None``.
+        until: The step to stop at for now; the plan's last if ``None``.
     """
     run.mkdir(parents=True, exist_ok=True)
     (run / "plan.json").write_text(json.dumps(asdict(plan), indent=2))
@@ -503,18 +508,14 @@ def train(plan: Plan, stored: Path, run: Path, start: Path | None = None) -> Non
     torch.manual_seed(0)
     network = networks.build("folded_unet", ARCHITECTURE)
     if start is not None:
-        network.load_state_dict(torch.load(start, weights_only=True))
+        network.load_state_dict(load_file(start))
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     optimiser = torch.optim.AdamW(network.parameters(), lr=plan.rate, weight_decay=1e-4)
-    first, state = 0, run / "state.pt"
-    if state.exists():
-        kept = torch.load(state, weights_only=True)
-        network.load_state_dict(kept["network"])
-        optimiser.load_state_dict(kept["optimiser"])
-        average, first = kept["average"], kept["step"]
+    first = _resume(run, network, optimiser, average)
     network.train()
     begun, total, made = time.perf_counter(), 0.0, 0.0
-    for step in range(first, plan.steps):
+    last = plan.steps if until is None else min(until, plan.steps)
+    for step in range(first, last):
         rng = np.random.default_rng([11, step])
         before = time.perf_counter()
         window = WINDOWS[int(rng.integers(len(WINDOWS)))]
@@ -547,17 +548,41 @@ def train(plan: Plan, stored: Path, run: Path, start: Path | None = None) -> Non
             with (run / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             total = 0.0
-        if (step + 1) % 250 == 0 or step + 1 == plan.steps:
-            kept = {
-                "network": network.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "average": average,
-                "step": step + 1,
-            }
-            with whole_file(state) as partial:
-                torch.save(kept, partial)
-            with whole_file(run / "average.pt") as partial:
-                torch.save(average, partial)
+        if (step + 1) % KEPT_EVERY == 0 or step + 1 == last:
+            _keep(run, step + 1, network, optimiser, average)
+
+
+def _keep(
+    run: Path, step: int, network: nn.Module, optimiser: torch.optim.Optimizer, average: dict[str, Tensor]
+) -> None:
+    """Write what `_resume` goes on from, and the weights to keep."""
+    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+    tensors |= {f"average.{name}": value for name, value in average.items()}
+    for number, moments in optimiser.state_dict()["state"].items():
+        tensors |= {f"moments.{number}.{name}": torch.as_tensor(value) for name, value in moments.items()}
+    with whole_file(run / STATE) as partial:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, partial, {"step": str(step)})
+    with whole_file(run / AVERAGE) as partial:
+        save_file({name: value.contiguous() for name, value in average.items()}, partial)
+
+
+def _resume(run: Path, network: nn.Module, optimiser: torch.optim.Optimizer, average: dict[str, Tensor]) -> int:
+    """Take up what `_keep` wrote, if it did: the number of the next step."""
+    if not (run / STATE).exists():
+        return 0
+    with safe_open(run / STATE, "pt") as stored:
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (it is no dict)
+        step = int(stored.metadata()["step"])
+    network.load_state_dict({name: tensors[f"network.{name}"] for name in average})
+    for name in average:
+        average[name].copy_(tensors[f"average.{name}"])
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("moments."):
+            _, number, kind = name.split(".")
+            moments.setdefault(int(number), {})[kind] = value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
+    return step
 
 
 def export(run: Path, folder: Path) -> None:
@@ -568,7 +593,7 @@ def export(run: Path, folder: Path) -> None:
         folder: Usually ``assets/brain``; what is there is replaced.
     """
     network = networks.build("folded_unet", ARCHITECTURE)
-    network.load_state_dict(torch.load(run / "average.pt", weights_only=True))
+    network.load_state_dict(load_file(run / AVERAGE))
     folder.mkdir(parents=True, exist_ok=True)
     runtime.export(network, 1, WINDOW, folder)
     plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
