@@ -87,7 +87,7 @@ def surface_distance(volumes: Iterable[Volume], progress: Progress = Progress())
     total = np.zeros(place.shape, np.float32)
     for number, volume in enumerate(given):
         progress.update(number / len(given), f"looking for the brain on {volume.name}")
-        total += _distance(scaled(place.forward(volume.data)))
+        total += place.own_surface(volume) if is_stripped(volume) else _distance(scaled(place.forward(volume.data)))
     progress.update(0.95, "outlining the brain")
     return place.back(_in_one_piece(total / np.float32(len(given))))
 
@@ -184,6 +184,15 @@ class _Place:
         # Averaging along the finest axis first would copy the least; heads are small enough not to care.
         return resample_axes(self._forward, to_canonical(data, self._axes, self._signs))
 
+    def own_surface(self, volume: Volume) -> FloatArray:
+        """``(x, y, z)`` distances to the surface of what a stripped volume shows: somebody decided that before."""
+        share = self.forward((volume.data != background(volume.data)).astype(np.float32))
+        held = ndimage.binary_fill_holes(share > 0.5)
+        within = ndimage.distance_transform_edt(held, sampling=SPACING_MM)
+        beyond = ndimage.distance_transform_edt(~held, sampling=SPACING_MM)
+        signed = np.where(held, within - SPACING_MM / 2, SPACING_MM / 2 - beyond)
+        return np.asarray(np.clip(signed, -NEAR_MM, NEAR_MM), np.float32)
+
     def back(self, field: FloatArray) -> FloatArray:
         """``(x, y, z)`` distances to ``(I, J, K)``; only what is near the brain is worked out."""
         native = np.full(self._grid.shape, -NEAR_MM, np.float32)
@@ -202,6 +211,8 @@ class _Place:
 
 def _distance(picture: FloatArray) -> FloatArray:
     """``(x, y, z)`` in mm, as the network tells it of a picture from `scaled`."""
+    if not picture.any():
+        return np.full(picture.shape, -NEAR_MM, np.float32)
     whole = _run(picture)
     if all(n <= side for n, side in zip(picture.shape, WINDOW, strict=True)):
         return whole

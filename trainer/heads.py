@@ -14,18 +14,20 @@ usually is next to brain, give or take a sixth.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from engine import nifti
-from engine.preprocessing import background
+from engine.brain import LARGEST_BRAIN_ML
+from engine.preprocessing import background, resample_axes
 from engine.volume import FloatArray, Grid, LabelArray, LabelMap, Mask, Sequence, Subject, Volume, bounding_box
 from trainer.simulate import Tissue, prepare_anatomy
 
@@ -175,7 +177,8 @@ def brain_of(subject: Subject) -> Mask:
     brain = np.zeros(subject.grid.shape, bool)
     for volume in subject.values():
         signal = volume.data != 0
-        if background(volume.data) != 0 or not signal.any() or float(np.median(volume.data[signal])) <= 0:
+        ml = np.count_nonzero(signal) * volume.grid.voxel_ml
+        if background(volume.data) != 0 or not 0 < ml <= LARGEST_BRAIN_ML or np.median(volume.data[signal]) <= 0:
             raise ValueError(f"{volume.name} is not zero around a brain that is mostly positive")
         brain |= signal
     box = bounding_box(brain)
@@ -254,8 +257,8 @@ def _beyond(inside: FloatArray, box: tuple[slice, ...], spacing: tuple[float, fl
 
 # --- laying a head onto a brain ---------------------------------------------------------------------------------------
 
-_STEP_MM = 3.0  # of the lattice that displacements are found on
-_ROUNDS = 40
+_STEP_MM = 4.0  # of the lattice that displacements are found on
+_ROUNDS = 28
 _MARGIN_MM = 30.0
 
 
@@ -349,26 +352,38 @@ def _extent_fit(head: WholeHead, brain: Mask, grid: Grid) -> tuple[tuple[_Points
     return ((a + b) / 2, (c + d) / 2), scale
 
 
-def _look_up(head: WholeHead, grid: Grid, to_head: object, moved: _Points, first: _Points) -> LabelArray:
-    """The nearest label for each voxel of the grid, slab by slab."""
-    assert callable(to_head)
-    part = np.zeros(grid.shape, np.uint8)
-    j, k = np.meshgrid(np.arange(grid.shape[1]), np.arange(grid.shape[2]), indexing="ij")
-    for start in range(0, grid.shape[0], 16):
-        rows = np.arange(start, min(start + 16, grid.shape[0]))
-        shape = (len(rows), *j.shape)
-        voxels = np.stack(np.broadcast_arrays(rows[:, None, None], j[None], k[None]), axis=-1).reshape(-1, 3)
-        world = grid.to_world(voxels)
-        at = ((world - first) / _STEP_MM).T
-        world = world + np.stack(
-            [ndimage.map_coordinates(moved[..., a], at, order=1, mode="nearest") for a in range(3)], axis=-1
-        )
-        nearest = np.rint(to_head(world)).astype(np.int32)
-        inside = np.logical_and.reduce([(nearest[:, a] >= 0) & (nearest[:, a] < head.part.shape[a]) for a in range(3)])
-        found = np.zeros(len(nearest), np.uint8)
-        found[inside] = head.part[tuple(nearest[inside].T)]
-        part[rows] = found.reshape(shape)
-    return part
+def _look_up(
+    head: WholeHead, grid: Grid, to_head: Callable[[_Points], _Points], moved: _Points, first: _Points
+) -> LabelArray:
+    """The nearest label for each voxel of the grid; where to look is worked out every few voxels, linear between."""
+    knots = [
+        np.append(np.arange(0, n - 1, max(1, round(_STEP_MM / mm))), n - 1)
+        for n, mm in zip(grid.shape, grid.spacing, strict=True)
+    ]
+    world = grid.to_world(np.stack(np.meshgrid(*knots, indexing="ij"), axis=-1).reshape(-1, 3))
+    at = ((world - first) / _STEP_MM).T
+    shift = [ndimage.map_coordinates(moved[..., a], at, order=1, mode="nearest") for a in range(3)]
+    places = to_head(world + np.stack(shift, axis=-1)).T.reshape(3, *(len(line) for line in knots))
+    ways = [_between(n, line) for n, line in zip(grid.shape, knots, strict=True)]
+    found = np.zeros(grid.shape, np.int32)
+    inside = np.ones(grid.shape, bool)
+    for place, count in zip(places, head.part.shape, strict=True):
+        nearest = np.rint(resample_axes(ways, place.astype(np.float32))).astype(np.int32)
+        inside &= (nearest >= 0) & (nearest < count)
+        found = found * count + np.clip(nearest, 0, count - 1, out=nearest)
+    return np.where(inside, head.part.reshape(-1)[found], np.uint8(Part.AIR))
+
+
+def _between(count: int, knots: NDArray[Any]) -> FloatArray:
+    """``(count, len(knots))``: linear interpolation at 0, 1, 2 ... from values at ``knots``, which begin and end so."""
+    at = np.arange(count)
+    low = np.clip(np.searchsorted(knots, at, side="right") - 1, 0, max(len(knots) - 2, 0))
+    high = np.minimum(low + 1, len(knots) - 1)
+    share = (at - knots[low]) / np.maximum(knots[high] - knots[low], 1e-9)
+    weights = np.zeros((count, len(knots)), np.float32)
+    weights[at, low] += 1 - share
+    weights[at, high] += share * (high > low)
+    return weights
 
 
 # --- how bright it is -------------------------------------------------------------------------------------------------
@@ -449,13 +464,9 @@ def _surrounded(
 
 def _noise(grid: Grid, scale_mm: float, rng: np.random.Generator) -> FloatArray:
     """Smooth noise of about zero mean and unit spread over the grid, varying over ``scale_mm``."""
-    coarse = tuple(max(4, int(np.ceil(n * mm / scale_mm)) + 3) for n, mm in zip(grid.shape, grid.spacing, strict=True))
-    field: FloatArray = rng.standard_normal(coarse, np.float32)
-    for axis, (n, knots) in enumerate(zip(grid.shape, coarse, strict=True)):
-        at = np.linspace(0, knots - 1.001, n)
-        low = at.astype(int)
-        weight = np.zeros((n, knots), np.float32)
-        weight[np.arange(n), low] = 1 - (at - low)
-        weight[np.arange(n), np.minimum(low + 1, knots - 1)] += at - low
-        field = np.moveaxis(np.tensordot(weight, field, axes=(1, axis)), 0, axis)
-    return np.ascontiguousarray(field / np.float32(max(float(field.std()), 1e-3)))
+    ways = [
+        _between(n, np.linspace(0, n - 1, max(4, int(np.ceil(n * mm / scale_mm)) + 1)))
+        for n, mm in zip(grid.shape, grid.spacing, strict=True)
+    ]
+    field = resample_axes(ways, rng.standard_normal(tuple(way.shape[1] for way in ways), np.float32))
+    return field / np.float32(max(float(field[::3, ::3, ::3].std()), 1e-3))

@@ -55,11 +55,12 @@ def test_examples_are_what_the_network_will_be_given(head: skull.StoredHead, pat
 
 def test_contrasts_differ_and_distances_are_those_of_the_head(head: skull.StoredHead) -> None:
     whiter, distances = [], []
-    for seed in range(12):
+    for seed in range(16):
         example = skull.from_labels(head, WINDOW, np.random.default_rng(seed))
-        deep, rim = example.distance_mm > 12, (example.distance_mm < -5) & (example.distance_mm > -9)
+        deep, rim = example.distance_mm > 12, (example.distance_mm < -9.5) & (example.distance_mm > -12)
         if (deep & example.seen).any() and (rim & example.seen).any():
-            whiter.append(float(np.median(example.image[deep & example.seen]) - np.median(example.image[rim])))
+            brain, muscle = (float(np.median(example.image[where & example.seen])) for where in (deep, rim))
+            whiter.append(brain - muscle)
         # A step of one voxel along a line through the middle is 2 mm of distance, whatever turn and stretch.
         steep = np.sqrt(sum(g**2 for g in np.gradient(ndimage.gaussian_filter(example.distance_mm, 1), 2.0)))
         near = np.abs(example.distance_mm) < 5
