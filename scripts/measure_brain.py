@@ -34,6 +34,8 @@ from trainer.simulate import prepare_anatomy, simulate_patient
 
 ROOT = Path(__file__).resolve().parent.parent
 HELD_OUT_HEADS = 4
+SPACING_MM = 1.5  # of simulated patients
+_OPENED: set[tuple[int, ...]] = set()
 _DEEPBET = """
 import sys, time, warnings
 warnings.filterwarnings("ignore")
@@ -62,7 +64,7 @@ class Row:
         brain_lost_ml: Brain outside the mask; ``None`` where nobody knows the brain.
         tumour_lost_ml: Tumour outside the mask.
         tumour_ml: All of it.
-        seconds: Of processor time on one thread, after opening the network.
+        seconds: Of processor time, after opening the network.
         stripped: Whether `brain.is_stripped` says so of the image.
     """
 
@@ -101,7 +103,6 @@ def main(words: list[str] | None = None) -> None:
         rows.append(row)
         with arguments.rows.open("a") as stream:
             stream.write(json.dumps(asdict(row)) + "\n")
-    if not arguments.make:
         arguments.out.write_text(page(rows), encoding="utf-8")
 
 
@@ -119,7 +120,7 @@ def _measured(arguments: argparse.Namespace, known: set[tuple[str, str]]) -> Ite
     for number, path in enumerate(maps):
         head: heads.WholeHead | None = None
         for case in range(number, max(arguments.simulated, arguments.patients), HELD_OUT_HEADS):
-            for kind, count in (("simulated", arguments.simulated), ("patient", min(arguments.patients, len(cases)))):
+            for kind, count in (("patient", min(arguments.patients, len(cases))), ("simulated", arguments.simulated)):
                 name = f"{kind} {case + 1}"
                 if case >= count or (kind, name) in known:
                     continue
@@ -134,7 +135,7 @@ def _measured(arguments: argparse.Namespace, known: set[tuple[str, str]]) -> Ite
 def _make(kind: str, case: int, source: Path, head: heads.WholeHead, stored: Path) -> None:
     """Put a patient into a head and keep the pictures, with what is known of brain and tumour."""
     if kind == "simulated":
-        made = simulate_patient(prepare_anatomy(nifti.read_labels(source)[0]), 9000 + case)
+        made = simulate_patient(prepare_anatomy(nifti.read_labels(source)[0]), 9000 + case, spacing_mm=SPACING_MM)
         subject, truth = made.subject, made.truth
     else:
         subject = skull.read_case(source)
@@ -149,7 +150,7 @@ def _make(kind: str, case: int, source: Path, head: heads.WholeHead, stored: Pat
 
 
 def _in_a_head(kind: str, name: str, stored: Path, deepbet: Path | None) -> Iterator[Row]:
-    """Each sequence by itself, all together, and deepbet on T1 and T1ce."""
+    """Each sequence by itself, all together, and deepbet on T1."""
     with np.load(stored) as made:
         brain_there, tumour = made["brain"], made["tumour"]
         grid = Grid(brain_there.shape, made["affine"])
@@ -158,9 +159,8 @@ def _in_a_head(kind: str, name: str, stored: Path, deepbet: Path | None) -> Iter
         mask, seconds = _ours(volumes)
         yield _row(kind, name, volumes, "gliascope", mask, seconds, brain_there, tumour, grid)
     if deepbet is not None:
-        for sequence in (Sequence.T1, Sequence.T1CE):
-            mask, seconds = _theirs(whole[sequence], deepbet)
-            yield _row(kind, name, (whole[sequence],), "deepbet", mask, seconds, brain_there, tumour, grid)
+        mask, seconds = _theirs(whole[Sequence.T1], deepbet)
+        yield _row(kind, name, (whole[Sequence.T1],), "deepbet", mask, seconds, brain_there, tumour, grid)
 
 
 def _row(
@@ -216,7 +216,9 @@ def _clinical(name: str, path: Path, deepbet: Path | None) -> Iterator[Row]:
 
 
 def _ours(volumes: tuple[Volume, ...]) -> tuple[Mask, float]:
-    brain.find_brain(volumes[:1], Progress())  # opens the network for this size
+    if volumes[0].grid.shape not in _OPENED:
+        _OPENED.add(volumes[0].grid.shape)
+        brain.find_brain(volumes[:1], Progress())  # opens the network for this size
     started = time.process_time()
     mask = brain.find_brain(volumes, Progress())
     return mask, time.process_time() - started
@@ -257,7 +259,7 @@ def page(rows: list[Row]) -> str:
         (
             "simulated",
             "Simulated patients in heads that were not learnt from",
-            "Tumour, brain and head are simulated, at 1 mm; the brain is that of `trainer.simulate`.",
+            f"Tumour, brain and head are simulated, in voxels of {SPACING_MM:g} mm.",
         ),
         (
             "patient",

@@ -597,6 +597,8 @@ def export(run: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     runtime.export(network, 1, WINDOW, folder)
     plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
+    with safe_open(run / STATE, "pt") as stored:
+        steps = int(stored.metadata()["step"])
     card = {
         "title": "Finds the brain in a head, on any MRI sequence",
         "architecture": {"name": "folded_unet", "args": ARCHITECTURE},
@@ -604,7 +606,7 @@ def export(run: Path, folder: Path) -> None:
         "training": {
             "heads": len(plan["heads"]),
             "patients": len(plan["patients"]),
-            "steps": plan["steps"],
+            "steps": steps,
             "data": "Label maps of SynthSeg (Billot et al., Medical Image Analysis 2023;86:102789; Apache-2.0) in "
             "random contrasts, and brains of BraTS 2018 and 2021 (Menze 2015; Bakas 2017, 2018; Baid 2021) in "
             "simulated heads. No image of a patient is part of it.",

@@ -141,6 +141,9 @@ def test_whether_the_skull_was_removed_is_seen(
     sequence: Sequence, whole: dict[Sequence, Volume], stripped: dict[Sequence, Volume]
 ) -> None:
     assert brain.is_stripped(stripped[sequence])
+    inside = stripped[sequence].data != 0
+    centred = (stripped[sequence].data - stripped[sequence].data[inside].mean()) * inside
+    assert brain.is_stripped(Volume(centred, stripped[sequence].grid, sequence))
     assert not brain.is_stripped(whole[sequence])
     # Half a head without the noise of the air holds no more signal than a brain.
     data = whole[sequence].data.copy()
