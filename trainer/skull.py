@@ -144,14 +144,14 @@ def store_patients(patients: Iterable[Path], label_maps: list[Path], folder: Pat
             continue
         path = label_maps[number % len(label_maps)]
         head = known.get(path) or known.setdefault(path, heads.read_head(path))
-        whole = heads.around(_halved(read_case(case)), head, np.random.default_rng([3, number]), below_mm=60)
+        whole = heads.around(halved(read_case(case)), head, np.random.default_rng([3, number]), below_mm=60)
         axes, signs = whole.grid.nearest_axes()
         images = []
         for volume in whole.values():
             picture = to_canonical(volume.data, axes, signs)
             images.append((picture / np.median(picture[picture > picture.mean()])).astype(np.float16))
         brain = np.zeros(whole.grid.shape, bool)
-        brain[_place(case, whole)] = heads.brain_of(_halved(read_case(case)))
+        brain[_place(case, whole)] = heads.brain_of(halved(read_case(case)))
         inside = heads.signed_distance(to_canonical(brain, axes, signs), (SPACING_MM,) * 3)
         with whole_file(target) as partial, partial.open("wb") as stream:
             np.savez(stream, images=np.stack(images), tenths=_in_tenths(inside))
@@ -166,7 +166,7 @@ def read_case(case: Path) -> Subject:
     return Subject(case.name, {s: nifti.read(case / f"{case.name}_{s}.nii.gz", s) for s in Sequence})
 
 
-def _halved(subject: Subject) -> Subject:
+def halved(subject: Subject) -> Subject:
     """At twice the spacing: averages of the brain's voxels in blocks of eight."""
     volumes = {}
     for sequence, volume in subject.items():
@@ -181,7 +181,7 @@ def _halved(subject: Subject) -> Subject:
 
 def _place(case: Path, whole: Subject) -> tuple[slice, slice, slice]:
     """Where the patient's own grid, halved, lies in that of the whole head."""
-    grid = _halved(read_case(case)).grid
+    grid = halved(read_case(case)).grid
     start = np.rint(whole.grid.to_voxel(grid.affine[None, :3, 3])[0]).astype(int)
     i, j, k = (slice(int(a), int(a) + n) for a, n in zip(start, grid.shape, strict=True))
     return i, j, k
