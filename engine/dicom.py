@@ -99,7 +99,7 @@ class Series:
     @property
     def title(self) -> str:
         """What to call it in a sentence, without a word of its header: ``"series 5 (axial, 22 slices of 6.0 mm)"``."""
-        slices = f"{self.shape[2]} slices"
+        slices = "1 slice" if self.shape[2] == 1 else f"{self.shape[2]} slices"
         if self.spacing_mm[2]:
             slices += f" of {self.spacing_mm[2]:.1f} mm"
         return f"series {self.number} ({self.plane}, {slices})"

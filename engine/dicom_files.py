@@ -68,8 +68,8 @@ _BAD_ARCHIVE: tuple[type[Exception], ...] = (
     zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error,
 )  # fmt: skip
 
-# What pydicom raises on files that are cut off, changed, or no DICOM at all.
-BROKEN: tuple[type[Exception], ...] = (
+# What reading bytes that make no sense ends with; pydicom has some of its own, see `_broken`.
+_MAKES_NO_SENSE: tuple[type[Exception], ...] = (
     ValueError, TypeError, KeyError, AttributeError, IndexError, NotImplementedError, EOFError, AssertionError,
     ArithmeticError, RecursionError, MemoryError, struct.error, zlib.error, OSError,
 )  # fmt: skip
@@ -307,7 +307,7 @@ def _beginning(path: Path, size: int = 132) -> bytes:
 def _on_disc(directory: Path, progress: Progress) -> Iterator[Path]:
     """The files a DICOMDIR lists, or all that lie around it where it lists none that are there."""
     listed: list[Path] = []
-    with suppress(*BROKEN):
+    with suppress(*_broken()):
         dataset = _pydicom()(BytesIO(_beginning(directory, _MOST_BYTES)), force=True)
         for record in dataset.get("DirectoryRecordSequence", ()):
             progress.check()
@@ -402,6 +402,13 @@ def _pydicom() -> Callable[..., Dataset]:
     return pydicom.dcmread
 
 
+def _broken() -> tuple[type[Exception], ...]:
+    """What pydicom raises on files that are cut off, changed, or no DICOM at all."""
+    from pydicom import errors
+
+    return (*_MAKES_NO_SENSE, errors.InvalidDicomError, errors.BytesLengthException)
+
+
 def _read_header(stream: IO[bytes]) -> Dataset:
     """All values in front of the pixels; the stream stands at these afterwards, or at its end.
 
@@ -456,7 +463,7 @@ def _images(path: Path) -> Found:
         if str(dataset.file_meta.get("MediaStorageSOPClassUID", "")) == _DIRECTORY:
             return Found(others=1)
         images = list(_described(path, dataset))
-    except BROKEN:
+    except _broken():
         return Found(broken=1)
     if images:
         return Found(images)
@@ -624,7 +631,7 @@ def _text(dataset: Dataset, tag: int) -> str:
 
 def _decoded(dataset: Dataset, tag: int) -> str:
     """A text that may be in any alphabet."""
-    with suppress(*BROKEN):
+    with suppress(*_broken()):
         return str(dataset[tag].value or "").strip() if tag in dataset else ""
     return _text(dataset, tag)
 
@@ -732,7 +739,7 @@ def pixels(image: Image) -> NDArray[np.float32] | None:
             implicit = not re.fullmatch(rb"O[BW]", start[4:6])
             file.seek((8 if implicit else 12) - len(start) + size * (image.frame or 0), os.SEEK_CUR)
             stored = file.read(size)
-    except BROKEN:
+    except _broken():
         stored = b""
     if len(stored) < size:
         raise UnreadableImage("A slice of the series stops in the middle", "", "Copy the series again from its source.")
@@ -750,7 +757,7 @@ def inflate(file: Path, to: Path) -> None:
         dataset = _pydicom()(reachable(file), force=True)
         dataset.file_meta[0x00020010].value = _EXPLICIT
         dataset.save_as(to, enforce_file_format=True)
-    except BROKEN as error:
+    except _broken() as error:
         raise UnreadableImage("A slice of the series is damaged", "", "Export the series again.") from error
 
 

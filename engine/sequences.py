@@ -633,12 +633,19 @@ def _listing(folder: Path) -> tuple[list[Path], list[Path]]:
         with os.scandir(folder) as entries:
             visible = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
             files = [Path(e.path) for e in visible if e.is_file() and nifti.is_nifti_name(Path(e.path))]
-            return files, [Path(e.path) for e in visible if e.is_dir()]
+            return files, [Path(e.path) for e in visible if e.is_dir() and not (e.is_symlink() and _leads_back(e.path))]
     except OSError as error:
         reason = "permission was refused" if isinstance(error, PermissionError) else (error.strerror or "").lower()
         raise UnreadableImage(
             f"The folder {shown(folder)} cannot be read", reason, "Ask its owner, or choose another folder."
         ) from error
+
+
+def _leads_back(link: str) -> bool:
+    """Whether a link leads to a folder that it lies in, however high up: there is nothing new behind it."""
+    target = os.path.realpath(link)
+    here = os.path.realpath(os.path.dirname(link))
+    return os.path.join(here, "").startswith(os.path.join(target, ""))
 
 
 def _is_folder(path: Path) -> bool:

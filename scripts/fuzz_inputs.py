@@ -486,7 +486,8 @@ def _make(number: int, folder: Path) -> tuple[str, str, Path]:
 # --- one input --------------------------------------------------------------------------------------------------------
 
 
-def _open_dicom(path: Path) -> str:
+def open_dicom(path: Path) -> str:
+    """Look at what lies there and convert it; the last sentence that was told, or "opened"."""
     from engine import dicom, nifti
     from engine.errors import UserError
     from engine.progress import Progress
@@ -496,7 +497,11 @@ def _open_dicom(path: Path) -> str:
     told = "opened"
     dicom.looks_like_dicom([path])
     with Workshop() as workshop:
-        for study in dicom.look([path], workshop, Progress()):
+        try:
+            studies = dicom.look([path], workshop, Progress())
+        except UserError as error:
+            return str(error)
+        for study in studies:
             for series in study.series:
                 with contextlib.suppress(UserError):
                     dicom.thumbnail(series)
@@ -556,7 +561,7 @@ def _one(number: int, case: Path) -> dict[str, Any]:
     before, content = _listed(temporary), _content(case / "in")
     result: dict[str, Any] = {"number": number, "name": name, "crash": "", "told": []}
     began = time.monotonic()
-    opened = {"dicom": [_open_dicom], "nifti": [_open_nifti], "either": [_open_dicom, _open_nifti]}[kind]
+    opened = {"dicom": [open_dicom], "nifti": [_open_nifti], "either": [open_dicom, _open_nifti]}[kind]
     for way in (*opened, lambda path: _segment(path, out)):
         start = time.monotonic()
         try:

@@ -27,6 +27,7 @@ from engine.errors import Cancelled, SequenceProblem, UnreadableImage, UserError
 from engine.progress import Progress
 from engine.volume import Grid, Sequence, Volume
 from engine.workshop import Workshop
+from scripts import fuzz_inputs
 from tests.engine import fake_dicom
 from tests.engine.fake_dicom import Examination, Kind
 
@@ -608,3 +609,13 @@ def test_a_long_header_is_read_to_its_end(tmp_path: Path, workshop: Workshop) ->
     study = look(tmp_path / "in", workshop=workshop)
 
     assert numbers(study) == {"t2": 1}
+
+
+@pytest.mark.parametrize("kind", [name for name, (of, _) in fuzz_inputs.KINDS.items() if of != "nifti"])
+def test_what_is_broken_is_refused_in_a_sentence(kind: str, tmp_path: Path) -> None:
+    """One of each kind that scripts/fuzz_inputs.py makes by the hundred; any error but a `UserError` fails."""
+    path = fuzz_inputs.KINDS[kind][1](tmp_path / "in", random.Random(kind))
+
+    told = fuzz_inputs.open_dicom(path)
+
+    assert told == "opened" or told.endswith(".")

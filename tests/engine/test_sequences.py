@@ -524,3 +524,14 @@ def test_real_scans_with_thick_slices_come_onto_one_grid(shared: Path) -> None:
     heads = [volume.data > np.percentile(volume.data, 60) for volume in subject.values()]
     for other in heads[1:]:
         assert 2 * (heads[0] & other).sum() / (heads[0].sum() + other.sum()) > 0.8
+
+
+def test_links_that_lead_in_circles_are_not_followed(tmp_path: Path) -> None:
+    phantoms.write_subject(tmp_path / "cohort" / "anna")
+    for name in "abcdefgh":
+        (tmp_path / "cohort" / name).symlink_to(tmp_path / "cohort")
+    (tmp_path / "cohort" / "there").symlink_to(tmp_path / "cohort" / "a" / "b")
+    (tmp_path / "elsewhere").symlink_to(tmp_path / "cohort" / "anna")
+
+    assert [files.name for files in sequences.find_subjects([tmp_path / "cohort"])] == ["anna"]
+    assert [files.name for files in sequences.find_subjects([tmp_path / "elsewhere"])] == ["anna"]
