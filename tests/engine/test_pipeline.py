@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -379,6 +380,33 @@ def test_it_stops_when_asked(hospital: dict[Sequence, Volume]) -> None:
         pipeline.work("anna", hospital, progress=progress)
     assert heard[0] == "aligning T2 with T1"
     assert not any("brightness" in message for message in heard)
+
+
+def test_a_real_raw_patient_goes_all_the_way_with_nothing_stood_in(shared: Path) -> None:
+    folder = shared / "clinical" / "raw_with_skull_a"
+    volumes = sequences.read(sequences.find_subjects([folder])[0])
+    worked = pipeline.work("patient", volumes)
+    assert all(worked.of(step).did for step in (Step.ALIGN, Step.GRID, Step.STRIP))
+    assert not worked.doubts
+    for sequence in volumes:  # scanned in one session, so their headers nearly tell
+        moved, turned = pipeline.motion(worked.matrices[sequence], volumes[sequence].grid)
+        assert moved < 4
+        assert turned < 3
+    brain = worked.brain
+    assert brain is not None
+    assert 1100 < brain.ml(brain.data > 0) < 1700
+    assert 0.8 < min(worked.grid.spacing) <= max(worked.grid.spacing) < 1.1
+    # A ball drawn in the brain comes back as a ball of the same size on every file's grid, at the same place.
+    middle = worked.grid.to_world(np.argwhere(brain.data > 0).mean(axis=0, keepdims=True))[0]
+    world = worked.grid.to_world(np.indices(worked.grid.shape).reshape(3, -1).T)
+    ball = (np.linalg.norm(world - middle, axis=1) < 15).reshape(worked.grid.shape)
+    drawn = LabelMap(ball.astype(np.uint8), worked.grid)
+    for sequence, volume in volumes.items():
+        native = worked.native(drawn, sequence)
+        assert native.grid is volume.grid
+        assert native.ml(native.whole_tumour) == pytest.approx(drawn.ml(ball), rel=0.03)
+        there = worked.own_grid(sequence).to_world(np.argwhere(native.whole_tumour).mean(axis=0, keepdims=True))[0]
+        assert np.linalg.norm(there - middle) < 0.5
 
 
 @pytest.mark.parametrize("degrees", [0.001, 3.0, 90.0, 179.0])
