@@ -19,7 +19,7 @@ import hashlib
 import time
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -184,6 +184,7 @@ class _Found:
     Attributes:
         matrix: World of its file -> world of the reference.
         onto: The volume it was registered onto; None where it was not registered.
+        moving: The volume that was registered.
         by_hand: Whether the matrix comes from the settings.
         already: Whether the registration found that it lay right.
         quality: Of the registration, 0..1.
@@ -192,6 +193,7 @@ class _Found:
 
     matrix: Affine
     onto: Volume | None = None
+    moving: Volume | None = None
     by_hand: bool = False
     already: bool = False
     quality: float | None = None
@@ -235,7 +237,9 @@ class Worked:
     done: tuple[Done, ...]
     doubts: tuple[str, ...] = ()
     came_stripped: frozenset[Sequence] = frozenset()
-    _found: Mapping[Sequence, _Found] = field(default_factory=dict, repr=False)
+    _registered: Mapping[Sequence, _Found] = field(default_factory=dict, repr=False)
+    # The last run in which a step was done, for steps that this one leaves out: switched on again they cost nothing.
+    _last: Mapping[Step, Worked] = field(default_factory=dict, repr=False)
     _stripped: _Volumes = field(default_factory=dict, repr=False)
     _together: bool | None = field(default=None, repr=False)
     _unmoved: dict[Sequence, Volume] = field(default_factory=dict, repr=False)
@@ -374,7 +378,8 @@ def work(
         done=(aligned, gridded, strip, bias),
         doubts=tuple(works.doubts),
         came_stripped=works.stripped,
-        _found=found,
+        _registered=works.registered,
+        _last=works.last,
         _stripped=stripped,
         _together=together,
     )
@@ -389,6 +394,14 @@ class _Works:
         self.earlier = earlier
         self.doubts: list[str] = []
         self.found: Mapping[Sequence, _Found] = {}
+        self.registered = dict(earlier._registered) if earlier is not None else {}
+        self.last: dict[Step, Worked] = {}
+        if earlier is not None:
+            # Without what those remember in turn, or every run would keep all before it.
+            self.last = {
+                **earlier._last,
+                **{done.step: replace(earlier, _last={}) for done in earlier.done if done.did},
+            }
         grids = [volume.grid for volume in raw.values()]
         self.one_grid = all(grid.same_as(grids[0]) for grid in grids)
         self.same_scans = (
@@ -477,20 +490,22 @@ class _Works:
     def _registered(self, sequence: Sequence, progress: Progress) -> _Found:
         from engine import alignment
 
-        reference = self.raw[self.reference]
-        before = self.earlier._found.get(sequence) if self.earlier is not None else None
-        if (
-            before is not None
-            and before.onto is reference
-            and self.earlier is not None
-            and self.earlier.raw[sequence] is self.raw[sequence]
-        ):
+        moving, reference = self.raw[sequence], self.raw[self.reference]
+        before = self.registered.get(sequence)
+        if before is not None and before.onto is reference and before.moving is moving:
             found = before
         else:
             progress.update(0.0, f"aligning {sequence.title} with {self.reference.title}")
-            told = alignment.align(self.raw[sequence], reference, progress)
-            matrix = _IDENTITY if told.already else told.matrix
-            found = _Found(matrix, reference, False, told.already, told.quality, told.quality_words)
+            told = alignment.align(moving, reference, progress)
+            found = _Found(
+                matrix=_IDENTITY if told.already else told.matrix,
+                onto=reference,
+                moving=moving,
+                already=told.already,
+                quality=told.quality,
+                words=told.quality_words,
+            )
+            self.registered[sequence] = found
         if found.words != "good":
             self.doubts.append(f"How {sequence.title} lies on {self.reference.title} is {found.words}.")
         return found
@@ -601,7 +616,7 @@ class _Works:
         self, shown: dict[Sequence, Volume], progress: Progress
     ) -> tuple[dict[Sequence, Volume], LabelMap | None, Done]:
         started = time.perf_counter()
-        switch, before = self.settings.strip, self.earlier
+        switch, before = self.settings.strip, self.last.get(Step.STRIP)
         skulls = [s for s in shown if s not in self.stripped]
         wanted = list(shown) if switch is Switch.ON or self.settings.brain is not None else skulls
         if switch is Switch.OFF or not wanted or self.guessed is not None:
@@ -613,13 +628,11 @@ class _Works:
             return shown, None, Done(Step.STRIP, False, sentence, time.perf_counter() - started)
         if (
             before is not None
-            and before.brain is not None
             and before.settings.strip is switch
             and before.settings.brain is self.settings.brain
             and before.shown.volumes.keys() == shown.keys()
             and all(before.shown[s] is shown[s] for s in shown)
         ):
-            self.doubts += [doubt for doubt in before.doubts if doubt == _NO_BRAIN]
             return dict(before._stripped), before.brain, before.of(Step.STRIP)
         from engine import brain as stripping
 
@@ -686,7 +699,7 @@ class _Works:
         self, stripped: dict[Sequence, Volume], brain: LabelMap | None, progress: Progress
     ) -> tuple[dict[Sequence, Volume], Done]:
         started = time.perf_counter()
-        switch, before = self.settings.bias, self.earlier
+        switch, before = self.settings.bias, self.last.get(Step.BIAS)
         if switch is Switch.OFF or self.guessed is not None:
             asked = "The brightness was left as it is, as asked."
             return stripped, Done(Step.BIAS, False, asked, time.perf_counter() - started)
@@ -696,7 +709,7 @@ class _Works:
         kept = {
             s: before.subject[s]
             for s, volume in stripped.items()
-            if before is not None and before.of(Step.BIAS).did and before._stripped.get(s) is volume
+            if before is not None and before._stripped.get(s) is volume
         }
         if before is not None and len(kept) == len(stripped) == len(before.raw):
             return kept, before.of(Step.BIAS)

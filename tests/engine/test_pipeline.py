@@ -307,8 +307,21 @@ def test_only_what_changed_is_done_again(hospital: dict[Sequence, Volume], calle
 
     called.clear()
     back = pipeline.work("anna", hospital, earlier=nudged)
-    assert called["align t2"] == 1  # what was found was given up for what was done by hand
+    assert not called["align t2"]  # what was found is remembered behind what was done by hand
     np.testing.assert_array_equal(back.matrices[T2], first.matrices[T2])
+
+
+def test_steps_that_are_switched_off_and_on_again_cost_nothing(
+    hospital: dict[Sequence, Volume], called: Called
+) -> None:
+    first = pipeline.work("anna", hospital)
+    off = pipeline.work("anna", hospital, Settings(strip=Switch.OFF, bias=Switch.OFF), earlier=first)
+    assert off.subject[T2] is first.shown[T2]
+    called.clear()
+    on = pipeline.work("anna", hospital, earlier=pipeline.work("anna", hospital, off.settings, earlier=off))
+    assert not called
+    assert all(on.subject[s] is first.subject[s] for s in hospital)
+    assert on.brain is first.brain
 
 
 def test_a_sequence_that_is_added_leaves_the_others_where_they_are(
