@@ -6,8 +6,7 @@ averaged: what one does not show, another does. The surface is then put a little
 too much does no harm and a millimetre of tumour too little does.
 
 What counts as brain is what the programs behind public collections leave: the brain with its ventricles, sulci closed,
-cerebellum and brainstem, and about a millimetre of the fluid around; not the whole fluid under the dura, which in an
-old patient would be half as much again.
+cerebellum and brainstem, and about a millimetre of the fluid around; not the whole fluid under the dura.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from engine.errors import BadModel
+from engine.inference import LARGEST_BRAIN_ML
 from engine.model_card import NETWORK_XML, WEIGHTS, sha256
 from engine.preprocessing import SIZE_STEP, background, resample_axes, resampling_weights, to_canonical
 from engine.progress import Progress
@@ -32,8 +32,6 @@ from engine.volume import FloatArray, Grid, Mask, Volume, bounding_box
 
 MODEL = Path(__file__).resolve().parent.parent / "assets" / "brain"
 CARD = "brain.json"
-# No brain is as large; a head with its skull is, and with the noise of the air around it far more.
-LARGEST_BRAIN_ML = 2200
 # Between 4 and 20 mm under the surface of a stripped brain no shell has less than 0.73 of the brightness further in, on
 # any sequence of 40 patients; with the skull on, bone and fluid have 0.01 to 0.68.
 _DARKEST_SHELL = 0.6

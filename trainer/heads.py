@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from engine import nifti
-from engine.brain import LARGEST_BRAIN_ML
+from engine.inference import LARGEST_BRAIN_ML
 from engine.preprocessing import background, resample_axes
 from engine.volume import FloatArray, Grid, LabelArray, LabelMap, Mask, Sequence, Subject, Volume, bounding_box
 from trainer.simulate import Tissue, prepare_anatomy

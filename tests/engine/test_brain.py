@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from engine import brain, nifti
 from engine.errors import BadModel, Cancelled
+from engine.inference import LARGEST_BRAIN_ML
 from engine.metrics import dice
 from engine.preprocessing import to_canonical
 from engine.progress import Progress
@@ -151,7 +152,7 @@ def test_whether_the_skull_was_removed_is_seen(
     data[data < 0.09 * np.median(stripped[sequence].data[stripped[sequence].data > 0])] = 0
     data = data[:, :, 70:105]
     half = Volume(data, Grid(data.shape, whole[sequence].grid.affine), sequence)
-    assert np.count_nonzero(data) * half.grid.voxel_ml < brain.LARGEST_BRAIN_ML
+    assert np.count_nonzero(data) * half.grid.voxel_ml < LARGEST_BRAIN_ML
     assert not brain.is_stripped(half)
 
 
