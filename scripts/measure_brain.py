@@ -14,6 +14,7 @@ With ``--rows`` what was measured is kept, and a run that was stopped goes on.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import subprocess
 import tempfile
@@ -114,7 +115,7 @@ def _measured(arguments: argparse.Namespace, known: set[tuple[str, str]]) -> Ite
     for number, path in enumerate(clinical):
         name = f"scan {number + 1}"
         if ("clinical", name) not in known:
-            yield from _clinical(name, path, arguments.deepbet)
+            yield from _clinical(name, path, arguments.deepbet, arguments.made)
     cases = sorted(path for path in (arguments.shared / "cohort").iterdir() if path.is_dir())
     cases = [case for number, case in enumerate(cases) if skull.held_out(number)][:: max(1, 24 // arguments.patients)]
     for kind, count in (("patient", min(arguments.patients, len(cases))), ("simulated", arguments.simulated)):
@@ -162,7 +163,7 @@ def _in_a_head(kind: str, name: str, stored: Path, deepbet: Path | None) -> Iter
         mask, seconds = _ours(volumes)
         yield _row(kind, name, volumes, "gliascope", mask, seconds, brain_there, tumour, grid)
     if deepbet is not None:
-        mask, seconds = _theirs(whole[Sequence.T1], deepbet)
+        mask, seconds = _theirs(whole[Sequence.T1], deepbet, stored.parent)
         yield _row(kind, name, (whole[Sequence.T1],), "deepbet", mask, seconds, brain_there, tumour, grid)
 
 
@@ -194,12 +195,12 @@ def _row(
     )
 
 
-def _clinical(name: str, path: Path, deepbet: Path | None) -> Iterator[Row]:
+def _clinical(name: str, path: Path, deepbet: Path | None, kept: Path) -> Iterator[Row]:
     volume = nifti.read(path)
     label = path.name.split(".")[0].lower()
     masks = {"gliascope": _ours((volume,))}
     if deepbet is not None:
-        masks["deepbet"] = _theirs(volume, deepbet)
+        masks["deepbet"] = _theirs(volume, deepbet, kept)
     for method, (mask, seconds) in masks.items():
         other = next((found for known, (found, _) in masks.items() if known != method), mask)
         yield Row(
@@ -227,7 +228,18 @@ def _ours(volumes: tuple[Volume, ...]) -> tuple[Mask, float]:
     return mask, time.process_time() - started
 
 
-def _theirs(volume: Volume, python: Path) -> tuple[Mask, float]:
+def _theirs(volume: Volume, python: Path, kept: Path) -> tuple[Mask, float]:
+    """deepbet's mask and its seconds; what it said once is kept."""
+    target = kept / f"deepbet-{hashlib.sha256(volume.data.tobytes()).hexdigest()[:16]}.npz"
+    if not target.exists():
+        mask, seconds = _asked(volume, python)
+        kept.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(target, mask=mask, seconds=seconds)
+    with np.load(target) as said:
+        return said["mask"], float(said["seconds"])
+
+
+def _asked(volume: Volume, python: Path) -> tuple[Mask, float]:
     with tempfile.TemporaryDirectory() as folder:
         image, target = Path(folder) / "image.nii.gz", Path(folder) / "mask.nii.gz"
         nifti.write_volume(volume, image)

@@ -195,13 +195,13 @@ def copied_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     brain.forget_network()
 
 
-def test_a_changed_network_is_named_and_refused(copied_model: Path, stripped: dict[Sequence, Volume]) -> None:
+def test_a_changed_network_is_named_and_refused(copied_model: Path, whole: dict[Sequence, Volume]) -> None:
     weights = copied_model / "weights.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
     with pytest.raises(BadModel, match="of the network that finds the brain has changed"):
-        brain.find_brain([stripped[Sequence.T1]])
+        brain.find_brain([whole[Sequence.T1]])
 
 
 def test_the_card_says_what_it_learnt_from() -> None:
