@@ -229,7 +229,7 @@ def _ours(volumes: tuple[Volume, ...]) -> tuple[Mask, float]:
 
 
 def _theirs(volume: Volume, python: Path, kept: Path) -> tuple[Mask, float]:
-    """deepbet's mask and its seconds; what it said once is kept."""
+    """What deepbet says, and its seconds; what it said once is kept."""
     target = kept / f"deepbet-{hashlib.sha256(volume.data.tobytes()).hexdigest()[:16]}.npz"
     if not target.exists():
         mask, seconds = _asked(volume, python)
