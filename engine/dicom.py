@@ -349,7 +349,9 @@ class _Stack:
         # General Electric keeps the name of the whole examination there, "brain with and without contrast".
         if protocol.names_nothing(description) and not image.text["maker"].upper().startswith("GE"):
             description = f"{description} {image.text['protocol']}"
-        began = [image.values[name] for name in ("began", "series_began", "content") if name in image.values]
+        began = [
+            image.values[name] for name in ("began", "acquired", "series_began", "content") if name in image.values
+        ]
         return protocol.Settings(
             modality=image.text["modality"],
             description=description,
@@ -467,7 +469,7 @@ def _agent(image: Image, began: float | None) -> bool | None:
     """Whether the header names a contrast agent, and not one that was given later."""
     agent = image.text["agent"].strip(" .-\\").upper()
     if not agent:
-        return None
+        return True if image.values.get("agent_volume", 0.0) > 0 else None
     if agent in {"NONE", "NO", "N", "0", "NO CONTRAST", "WITHOUT", "NIL", "NA", "N/A", "OHNE", "SANS"}:
         return False
     given = image.values.get("agent_began")

@@ -153,7 +153,7 @@ _TEXT = {
 _NUMBERS = {
     "te": 0x00180081, "tr": 0x00180080, "ti": 0x00180082, "flip": 0x00181314, "echo": 0x00180086,
     "acquisition": 0x00200012, "time_position": 0x00200100, "trigger": 0x00181060, "b_value": 0x00189087,
-    "slope": 0x00281053, "intercept": 0x00281052,
+    "slope": 0x00281053, "intercept": 0x00281052, "agent_volume": 0x00181041,
 }  # fmt: skip
 _TIMES = {
     "began": 0x00080032, "series_began": 0x00080031, "content": 0x00080033, "agent_began": 0x00181042,
@@ -278,9 +278,9 @@ def _walk(folder: Path, progress: Progress) -> Iterator[Path]:
                 folders[:] = []
                 continue
             seen.add((here.st_dev, here.st_ino))
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if not name.startswith((".", "._")) and not _is_other(name):
+            if not name.startswith(".") and not _is_other(name):
                 yield Path(where) / name
 
 
@@ -560,6 +560,8 @@ def _frames(
     """The frames of an enhanced image: what all have in common, and what each has for itself."""
     common = _group(dataset, 0x52009229)
     text = {**text, **_scanning(text)}
+    if not text["agent"] and 0x00180012 in dataset and dataset[0x00180012].value:
+        text["agent"] = "given"  # which one is said in codes
     for number, own in enumerate(dataset[0x52009230].value):
         groups = [own, *([common] if common is not None else [])]
 
@@ -581,6 +583,10 @@ def _frames(
             numbers = said(functional_group, tag)
             if numbers:
                 own_values[name] = numbers[0]
+        for group in reversed(groups):
+            usage = _group(group, 0x00189341)
+            if usage is not None and _text(usage, 0x00189342) == "NO":
+                own_text["agent"] = "NO"
         for group in groups:
             kind = _group(group, 0x00189226)
             if kind is not None:

@@ -183,6 +183,9 @@ class Examination:
         dataset.EchoPulseSequence = "GRADIENT" if "GR" in kind.scanning else "SPIN"
         dataset.InversionRecovery = "YES" if kind.ti else "NO"
         dataset.InstanceNumber = 1
+        if "ContrastBolusAgent" in dataset:
+            del dataset.ContrastBolusAgent
+            dataset.ContrastBolusAgentSequence = Items([_of(ContrastBolusAgentNumber=1)])
         first = Dataset()
         _place(first, on, 0)
         common = Dataset()
