@@ -9,8 +9,9 @@ T2, FLAIR and anything else apart; how well it does is in ``docs/results/recogni
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -19,10 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import BadModel
+from engine import nifti
+from engine.errors import BadModel, UserError
+from engine.files import shown
 from engine.model_card import sha256
 from engine.preprocessing import background, resample_axes, resampling_weights, to_canonical
 from engine.progress import Progress
+from engine.sequences import SubjectFiles, detect, looks_like_segmentation
 from engine.volume import FloatArray, Sequence, Volume
 
 SHIPPED = Path(__file__).resolve().parent.parent / "assets" / "recognition"
@@ -80,6 +84,121 @@ def recognise(volume: Volume, progress: Progress | None = None) -> Recognition:
         None if CLASSES[best] == OTHER else Sequence(CLASSES[best]),
         float(probabilities[best]),
     )
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A patient's files after their contents were looked at where names do not say enough.
+
+    Attributes:
+        files: Which file is which sequence now.
+        why: For each file that was told by its content, how, as a clause: ``"it looks like FLAIR (99 %)"``.
+        notes: The same as sentences, for what is written beside a mask.
+    """
+
+    files: SubjectFiles
+    why: Mapping[Path, str]
+    notes: tuple[str, ...]
+
+
+def place(
+    files: SubjectFiles,
+    progress: Progress | None = None,
+    indices: Mapping[Path, int] | None = None,
+    confirmed: Container[Path] = (),
+) -> Placed:
+    """Tell the files of a patient whose names do not say which sequence they are, or leave a doubt.
+
+    Only those files are read. One that surely looks like a sequence becomes it, one that probably does becomes it with
+    a doubt that the user is asked about, and two that look like the same, or like one whose name leaves no doubt, stay
+    as they were.
+
+    Args:
+        files: As `sequences.find_subjects` found them.
+        progress: Told of every file.
+        indices: Which volume to take, from 0, of files that hold several.
+        confirmed: Files the user has spoken for; they are left alone.
+
+    Raises:
+        BadModel: The network's files are missing, changed or cannot be used.
+        Cancelled: ``progress`` was cancelled.
+    """
+    progress = progress or Progress()
+    by_name = {path: sequence for sequence, path in files.files.items() if sequence in files.uncertain}
+    open_questions = [
+        path
+        for path in (*by_name, *files.unknown)
+        # A name may also say surely that it is something Gliascope does not use.
+        if path not in confirmed and path not in _shared(files) and not (path in files.unknown and detect(path).certain)
+    ]
+    looks: dict[Path, Recognition] = {}
+    for number, path in enumerate(open_questions):
+        progress.update(number / len(open_questions), f"looking at {path.name}")
+        with suppress(UserError):  # what cannot be read is told when its turn comes
+            volume = nifti.read(path, None, (indices or {}).get(path))
+            if not looks_like_segmentation(volume):
+                looks[path] = recognise(volume, progress)
+    taken = {s: p for s, p in files.files.items() if p not in looks}
+    why: dict[Path, str] = {}
+    notes: list[str] = []
+    uncertain = {s for s in files.uncertain if s in taken}
+    # The surest first, so that of two that look alike the better one is taken.
+    for path, look in sorted(looks.items(), key=lambda item: -item[1].sure):
+        named = by_name.get(path)
+        agrees = look.sequence is not None and look.sequence is named
+        if look.sequence is None or look.sequence in taken or (named is not None and not agrees and look.sure < SURE):
+            continue
+        taken[look.sequence] = path
+        why[path] = f"it looks like {look.words} ({_percent(look.sure)})"
+        notes.append(f"{shown(path)} was taken for {look.sequence.title}: {why[path]}.")
+        if look.sure < SURE:
+            uncertain.add(look.sequence)
+    # What its content did not settle keeps the place its name gave it, if that is still free.
+    for path, named in by_name.items():
+        if path not in taken.values() and named not in taken:
+            taken[named] = path
+            uncertain.add(named)
+    known = set(taken.values())
+    unknown = [path for path in (*files.unknown, *by_name) if path not in known]
+    ordered = {s: taken[s] for s in Sequence if s in taken}
+    return Placed(
+        replace(files, files=ordered, unknown=tuple(unknown), uncertain=frozenset(uncertain)), why, tuple(notes)
+    )
+
+
+def disagreements(volumes: Mapping[Sequence, Volume], progress: Progress | None = None) -> dict[Sequence, Recognition]:
+    """Volumes that surely look like something else than they are taken for; nothing is changed.
+
+    Args:
+        volumes: By what they are taken for.
+        progress: Told of every volume.
+
+    Raises:
+        BadModel: The network's files are missing, changed or cannot be used.
+        Cancelled: ``progress`` was cancelled.
+    """
+    progress = progress or Progress()
+    found = {}
+    for number, (sequence, volume) in enumerate(volumes.items()):
+        progress.update(number / len(volumes), f"looking at {volume.name}")
+        look = recognise(volume, progress)
+        if look.sequence is not sequence and look.sure >= SURE:
+            found[sequence] = look
+    return found
+
+
+def disagreement_words(volume: Volume, sequence: Sequence, look: Recognition) -> str:
+    """A sentence for the user: ``"t2.nii.gz looks like FLAIR (99 %), but was taken for T2."``."""
+    return f"{volume.name} looks like {look.words} ({_percent(look.sure)}), but was taken for {sequence.title}."
+
+
+def _percent(share: float) -> str:
+    return f"{min(99, int(100 * share))} %"
+
+
+def _shared(files: SubjectFiles) -> set[Path]:
+    """Files that hold several sequences, each in a volume of its own; their table of contents says which."""
+    return {files.files[sequence] for sequence in files.volumes}
 
 
 def describe(volume: Volume) -> FloatArray:
