@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,20 @@ class Recognition:
         return self.sequence.title if self.sequence else "none of T1, T1ce, T2 and FLAIR"
 
 
+# A volume never changes, and several look at the same one: each answer lives as long as its volume.
+_RECOGNISED: WeakKeyDictionary[Volume, Recognition] = WeakKeyDictionary()
+
+
+@lru_cache(maxsize=2)
+def open_network(folder: Path = SHIPPED) -> Network:
+    """Check a network's files and make it ready to run; the second time it is there already.
+
+    Raises:
+        BadModel: A file is missing, changed or cannot be used.
+    """
+    return Network(folder)
+
+
 def recognise(volume: Volume, progress: Progress | None = None) -> Recognition:
     """Tell a volume's sequence from its voxels; its name, its ``sequence`` and its scale do not matter.
 
@@ -75,15 +90,20 @@ def recognise(volume: Volume, progress: Progress | None = None) -> Recognition:
     """
     progress = progress or Progress()
     progress.check()
+    known = _RECOGNISED.get(volume)
+    if known is not None:
+        return known
     described = describe(volume)
     progress.check()
-    probabilities = _opened(SHIPPED).run(described)
+    probabilities = open_network().run(described)
     best = int(np.argmax(probabilities))
-    return Recognition(
+    found = Recognition(
         {name: float(p) for name, p in zip(CLASSES, probabilities, strict=True)},
         None if CLASSES[best] == OTHER else Sequence(CLASSES[best]),
         float(probabilities[best]),
     )
+    _RECOGNISED[volume] = found
+    return found
 
 
 @dataclass(frozen=True)
@@ -167,7 +187,9 @@ def place(
 
 
 def disagreements(volumes: Mapping[Sequence, Volume], progress: Progress | None = None) -> dict[Sequence, Recognition]:
-    """Volumes that surely look like something else than they are taken for; nothing is changed.
+    """Volumes that surely look like another sequence than they are taken for; nothing is changed.
+
+    What looks like none of the four is for `engine.unusual` to tell.
 
     Args:
         volumes: By what they are taken for.
@@ -182,7 +204,7 @@ def disagreements(volumes: Mapping[Sequence, Volume], progress: Progress | None 
     for number, (sequence, volume) in enumerate(volumes.items()):
         progress.update(number / len(volumes), f"looking at {volume.name}")
         look = recognise(volume, progress)
-        if look.sequence is not sequence and look.sure >= SURE:
+        if look.sequence not in (sequence, None) and look.sure >= SURE:
             found[sequence] = look
     return found
 
@@ -282,8 +304,15 @@ def _box(head: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[np.fl
     return first + _VOXEL_MM / 2
 
 
-class _Network:
-    """The shipped network, compiled once; OpenVINO's request is used by one thread at a time."""
+class Network:
+    """A network that tells sequences apart, ready to run; one thread at a time uses it.
+
+    Args:
+        folder: With its card, network and weights.
+
+    Raises:
+        BadModel: A file is missing, changed or cannot be used.
+    """
 
     def __init__(self, folder: Path) -> None:
         from engine.runtime import import_openvino
@@ -308,11 +337,6 @@ class _Network:
         raised = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities: FloatArray = (raised / raised.sum(axis=1, keepdims=True)).mean(axis=0)
         return probabilities
-
-
-@lru_cache(maxsize=2)
-def _opened(folder: Path) -> _Network:
-    return _Network(folder)
 
 
 def _card(folder: Path) -> dict[str, Any]:
