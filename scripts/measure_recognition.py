@@ -157,11 +157,11 @@ def _train(run: Path, shared: Path) -> None:
     data = (described, labels)
     folds = _fold_of(patients)
     start = run / "simulated.safetensors"
-    _trained(start, None, Fitting(passes=14), 0, data, np.flatnonzero(patients == recognition.SIMULATED))
+    _trained(start, None, Fitting(passes=8), 0, data, np.flatnonzero(patients == recognition.SIMULATED))
     logits, truth = [], []
     for fold in range(FOLDS):
         network = _trained(
-            run / f"fold-{fold}.safetensors", start, Fitting(passes=9), 1 + fold, data, np.flatnonzero(folds != fold)
+            run / f"fold-{fold}.safetensors", start, Fitting(passes=6), 1 + fold, data, np.flatnonzero(folds != fold)
         )
         held_out = np.flatnonzero(folds == fold)
         said = recognition.logits_of(network, described[held_out])
@@ -169,7 +169,7 @@ def _train(run: Path, shared: Path) -> None:
         logits.append(said)
         truth.append(labels[held_out])
     temperature = recognition.best_temperature(np.concatenate(logits), np.concatenate(truth))
-    final = _trained(run / "final.safetensors", start, Fitting(passes=9), 99, data, np.arange(len(labels)))
+    final = _trained(run / "final.safetensors", start, Fitting(passes=6), 99, data, np.arange(len(labels)))
     recognition.publish(
         final,
         temperature,

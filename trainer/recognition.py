@@ -489,7 +489,7 @@ class Fitting:
     """
 
     passes: int = 10
-    batch: int = 32
+    batch: int = 16
     rate: float = 2e-3
     decay: float = 0.05
     smoothing: float = 0.05
@@ -517,7 +517,8 @@ def fit(
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    network.train().to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # the stubs know 2-D
+    augmented = _Augmentation(rng)
+    network.train()
     batches = max(1, len(which) // fitting.batch)
     optimiser = torch.optim.AdamW(network.parameters(), fitting.rate, weight_decay=fitting.decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -528,10 +529,10 @@ def fit(
         losses, right = [], 0
         for batch in range(batches):
             taken = np.sort(order[batch * fitting.batch : (batch + 1) * fitting.batch])
-            images = _augmented(torch.from_numpy(described[taken]).float() / 255)
+            images = torch.from_numpy(np.stack([augmented(described[place]) for place in taken]))
             wanted = torch.from_numpy(labels[taken])
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                logits = network(images.to(memory_format=torch.channels_last_3d)).float()
+                logits = network(images).float()
             loss = nn.functional.cross_entropy(logits, wanted, label_smoothing=fitting.smoothing)
             optimiser.zero_grad()
             loss.backward()
@@ -588,7 +589,7 @@ def publish(network: Recogniser, temperature: float, told: dict[str, object], fo
         name: value.half() if value.is_floating_point() else value for name, value in network.state_dict().items()
     }
     network.load_state_dict(halves)
-    network.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # the stubs know 2-D
+    network.eval()
     with torch.no_grad(), warnings.catch_warnings():
         # torch warns about the way OpenVINO traces.
         warnings.simplefilter("ignore")
@@ -605,28 +606,44 @@ def publish(network: Recogniser, temperature: float, told: dict[str, object], fo
         partial.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
-def _augmented(images: Tensor) -> Tensor:
-    """Other contrast, coil, noise, place and side for each of ``(B, 3, i, j, k)`` in 0..1."""
-    count = len(images)
+class _Augmentation:
+    """Other contrast, coil, noise, place and side for each description, cheaply: it must not cost more than a step.
 
-    def drawn(low: float, high: float) -> Tensor:
-        return torch.empty(count, 1, 1, 1, 1).uniform_(low, high)
+    Contrast is one table lookup an example, the coil a product of three curves, and noise is cut from a long piece that
+    was drawn once.
+    """
 
-    images = torch.where(torch.rand(count, 1, 1, 1, 1) < 0.5, images.flip(2), images)
-    images = images.clamp(min=0) ** drawn(0.75, 1.33) * drawn(0.85, 1.1)
-    field = nn.functional.interpolate(torch.randn(count, 1, 3, 3, 3) * 0.12, contents.BLOCKS, mode="trilinear")
-    images = images * field.exp()
-    # Noise moves the mean of a block little, and its extremes apart.
-    strength = drawn(-0.04, 0.06).clamp(min=0) * (images > 0)
-    spread = torch.tensor([0.3, 1.0, 1.0]).view(1, 3, 1, 1, 1)
-    away = torch.tensor([0.0, -1.2, 1.2]).view(1, 3, 1, 1, 1)
-    images = images + strength * (spread * torch.randn_like(images) + away)
-    shifts = torch.randint(-2, 3, (count, 3)).tolist()
-    images = torch.stack([torch.roll(image, shift, (1, 2, 3)) for image, shift in zip(images, shifts, strict=True)])
-    # A part that is missing: one that was cut off, or a void of metal.
-    for image in images:
-        if float(torch.rand(())) < 0.25:
-            size = [int(torch.randint(4, 16, ())) for _ in range(3)]
-            start = [int(torch.randint(0, n - s, ())) for n, s in zip(contents.BLOCKS, size, strict=True)]
-            image[(slice(None), *(slice(a, a + s) for a, s in zip(start, size, strict=True)))] = 0
-    return images.clamp(0, 1)
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self._noise = rng.standard_normal(1 << 22, dtype=np.float32)
+
+    def __call__(self, described: NDArray[np.uint8]) -> FloatArray:
+        """From ``(3, i, j, k)`` in 0..255 to float32 in 0..1."""
+        rng = self._rng
+        levels = np.linspace(0, 1, 256, dtype=np.float32) ** rng.uniform(0.75, 1.33) * rng.uniform(0.85, 1.1)
+        image = levels.astype(np.float32)[described]
+        if rng.random() < 0.7:
+            for axis, count in enumerate(contents.BLOCKS):
+                slope, bend = rng.normal(0, 0.08, 2)
+                along = np.linspace(-1, 1, count)
+                curve = np.exp(slope * along + bend * along**2).astype(np.float32)
+                image *= curve.reshape([-1 if a == axis else 1 for a in range(3)])
+        if rng.random() < 0.6:
+            # Noise moves the mean of a block little, and its extremes apart.
+            strength = float(rng.uniform(0, 0.06))
+            there = described != 0
+            for channel, (spread, away) in enumerate(((0.3, 0.0), (1.0, -1.2), (1.0, 1.2))):
+                start = int(rng.integers(len(self._noise) - image[channel].size))
+                noise = self._noise[start : start + image[channel].size].reshape(image[channel].shape)
+                image[channel] += (
+                    np.float32(strength) * (np.float32(spread) * noise + np.float32(away)) * there[channel]
+                )
+        if rng.random() < 0.5:
+            image = image[:, ::-1]
+        image = np.roll(image, rng.integers(-2, 3, 3), (1, 2, 3))
+        if rng.random() < 0.25:
+            # A part that is missing: one that was cut off, or a void of metal.
+            size = rng.integers(4, 16, 3)
+            start = [int(rng.integers(n - s)) for n, s in zip(contents.BLOCKS, size, strict=True)]
+            image[(slice(None), *(slice(a, a + int(s)) for a, s in zip(start, size, strict=True)))] = 0
+        return np.clip(image, 0, 1, out=image)
