@@ -2,7 +2,8 @@
 
 Each check is a figure and a limit. The limits were set where patients like those the models learnt from, and scans of
 clinics, give next to no alarm (``docs/results/unusual.md`` counts both, and the made-up cases that must give one), so
-silence is no proof that a scan is usual. Figures come from voxels of about 2 mm and take about a second.
+silence is no proof that a scan is usual. Motion is told by its ghosts in the air around the head, so not where that was
+blanked. Figures come from voxels of about 2 mm and take about a second.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ SMALLEST_BRAIN_ML = 850.0
 LARGEST_CUT = {**dict.fromkeys(_FACES, 0.2), "bottom": 0.55}
 SMALLEST_COVER = 0.85
 LARGEST_GHOST = 0.06
-LARGEST_STREAK = 0.35
 LARGEST_VOID_ML = 3.0
 LARGEST_CAVITY_ML = 8.0
 LARGEST_SHARE = 0.33
@@ -83,7 +83,6 @@ class Figures:
         cover: For each sequence, the share of the brain that it shows.
         ghosts: For each sequence with air around the head, how much brighter the air is along one axis than along the
             other, as a share of the head's brightness: ghosts run along the axis of phase encoding.
-        streaks: For each sequence, how much rougher flat tissue is along one axis than along the other, as a logarithm.
         void_ml: The largest place inside the brain without signal in any sequence.
         cavity_ml: The largest place filled with fluid at the surface of one side that the other side lacks.
         tumour_ml: Volume of the whole tumour; ``None`` where nobody looked for it.
@@ -100,7 +99,6 @@ class Figures:
     cut: Mapping[str, float] = field(default_factory=dict)
     cover: Mapping[Sequence, float] = field(default_factory=dict)
     ghosts: Mapping[Sequence, float] = field(default_factory=dict)
-    streaks: Mapping[Sequence, float] = field(default_factory=dict)
     void_ml: float = 0.0
     cavity_ml: float = 0.0
     tumour_ml: float | None = None
@@ -179,7 +177,6 @@ def figures(
         cut=_cuts(brain),
         cover={sequence: float(np.mean(signal[brain])) for sequence, signal in signals.items()},
         ghosts=ghosts,
-        streaks={sequence: _streaks(volume, subject.grid) for sequence, volume in subject.items()},
         void_ml=_void_ml(units, hull, spacing),
         cavity_ml=_cavity_ml(fluid, hull, spacing),
     )
@@ -227,9 +224,8 @@ def _about_scans(found: Figures) -> list[Doubt]:
                     grave=False,
                 )
             )
-    for sequence in found.looks:
-        ghost, streak = found.ghosts.get(sequence, 0.0), found.streaks.get(sequence, 0.0)
-        if ghost > LARGEST_GHOST or streak > LARGEST_STREAK:
+    for sequence, ghost in found.ghosts.items():
+        if ghost > LARGEST_GHOST:
             said.append(
                 Doubt(
                     Kind.MOTION,
@@ -368,34 +364,6 @@ def _ghost(volume: Volume) -> float | None:
         means.append(float(values.mean()))
     head = half[box]
     return abs(means[0] - means[1]) / max(float(np.median(head[head > 0.15 * (high - low)])), 1e-9)
-
-
-def _streaks(volume: Volume, grid: Grid) -> float:
-    """See `Figures.streaks`."""
-    from scipy import ndimage
-
-    axes, signs = grid.nearest_axes()
-    data = to_canonical(volume.data, axes, signs)
-    spacing = [grid.spacing[axes.index(world)] for world in range(3)]
-    inside = data != background(volume.data)
-    filled = np.flatnonzero(inside.any(axis=(0, 1)))
-    if filled.size < 8 or abs(np.log(spacing[0] / spacing[1])) > 0.1:
-        return 0.0
-    bottom, top = (int(filled[0] + share * (filled[-1] - filled[0])) for share in (0.4, 0.85))
-    every = max(1, (top - bottom) // 12)
-    data, inside = data[:, :, bottom:top:every], inside[:, :, bottom:top:every]
-    reach = 2 * int(np.ceil(8 / spacing[0] / 2)) + 1
-    inner = ndimage.binary_erosion(inside, np.ones((reach, reach, 1)))
-    if np.count_nonzero(inner) < 500:
-        return 0.0
-    rough = []
-    lag = max(1, round(2 / spacing[0]))
-    for axis in (0, 1):
-        bent = np.roll(data, lag, axis) - 2 * data + np.roll(data, -lag, axis)
-        rough.append(float(np.median(np.abs(bent[inner]))))
-    unit = max(float(np.median(data[inner])), 1e-9)
-    # A few values of a coarsely stored scan must not make a ratio.
-    return abs(float(np.log((rough[0] + 0.01 * unit) / (rough[1] + 0.01 * unit))))
 
 
 # --- figures of the brain ---------------------------------------------------------------------------------------------

@@ -64,10 +64,19 @@ def child(subject: Subject) -> Subject:
 
 
 def moved(subject: Subject) -> Subject:
-    """The head moved six times by up to 12 mm and degrees."""
-    change = shift.Change(moves=6, moved_lines=0.6, shift_mm=12.0, turn_degrees=12.0)
+    """The head moved six times by up to 12 mm and degrees; the air around it is shown, with noise and ghosts."""
+    change = shift.Change(moves=6, moved_lines=0.6, shift_mm=12.0, turn_degrees=12.0, noise=0.03)
+    return _in_air(subject, change)
+
+
+def still(subject: Subject) -> Subject:
+    """What `moved` makes of a patient who lies still; nothing is unusual about it."""
+    return _in_air(subject, shift.Change(noise=0.03))
+
+
+def _in_air(subject: Subject, change: shift.Change) -> Subject:
     rng = np.random.default_rng(3)
-    volumes = {sequence: shift.rescan(volume, change, rng) for sequence, volume in subject.items()}
+    volumes = {sequence: shift.rescan(volume, change, rng, stripped=False) for sequence, volume in subject.items()}
     return Subject(subject.name, volumes)
 
 
