@@ -2,8 +2,10 @@
 
 A volume is described by what a radiologist sees from across the room: 192 x 224 x 192 mm around the head in blocks of
 4 mm, each with its mean, its darkest and its brightest voxel of 2 mm. Vessels that shine with contrast agent are
-thinner than a block and show in its brightest voxel. A small network, trained by `trainer.recognition`, tells T1, T1ce,
-T2, FLAIR and anything else apart; how well it does is in ``docs/results/recognition.md``.
+thinner than a block and show in its brightest voxel. From that come some thousand features (how bright what share of
+the head is, at which depth below its surface, how much sticks out of its surroundings, a coarse map), and a few small
+networks, trained by `trainer.recognition`, tell T1, T1ce, T2, FLAIR and anything else apart. They are so small that
+numpy runs them. How well they do is in ``docs/results/recognition.md``.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -31,11 +32,13 @@ from engine.sequences import SubjectFiles, detect, looks_like_segmentation
 from engine.volume import FloatArray, Sequence, Volume
 
 SHIPPED = Path(__file__).resolve().parent.parent / "assets" / "recognition"
-CARD, NETWORK, WEIGHTS = "recognition.json", "network.xml", "weights.safetensors"
+CARD, WEIGHTS = "recognition.json", "weights.safetensors"
 
 OTHER = "other"
 CLASSES: tuple[str, ...] = (*(sequence.value for sequence in Sequence), OTHER)
 SURE = 0.95
+# Beyond so many spreads from what was learnt, a feature says no more than that it is far away.
+LARGEST_FEATURE = 4.0
 
 # Blocks along each axis, and voxels of a block along each axis.
 BLOCKS = (48, 56, 48)
@@ -95,12 +98,12 @@ def recognise(volume: Volume, progress: Progress | None = None) -> Recognition:
         return known
     described = describe(volume)
     progress.check()
-    probabilities = open_network().run(described)
-    best = int(np.argmax(probabilities))
+    shares = open_network().run(features(described))
+    best = int(np.argmax(shares))
     found = Recognition(
-        {name: float(p) for name, p in zip(CLASSES, probabilities, strict=True)},
+        {name: float(share) for name, share in zip(CLASSES, shares, strict=True)},
         None if CLASSES[best] == OTHER else Sequence(CLASSES[best]),
-        float(probabilities[best]),
+        float(shares[best]),
     )
     _RECOGNISED[volume] = found
     return found
@@ -265,6 +268,53 @@ def describe(volume: Volume) -> FloatArray:
     return np.stack([parts.mean(axis=(1, 3, 5)), parts.min(axis=(1, 3, 5)), parts.max(axis=(1, 3, 5))])
 
 
+def features(described: FloatArray) -> FloatArray:
+    """What the networks are asked about a description, ``(1241,)`` float32; intensities in units of their median.
+
+    Args:
+        described: ``(3, 48, 56, 48)``, from `describe`.
+    """
+    from scipy import ndimage
+
+    mean, lowest, highest = described
+    head = mean > 0.12
+    if np.count_nonzero(head) < 200:
+        head = mean >= np.percentile(mean, 90)
+    unit = np.median(mean[head]) + 1e-3
+    shares = np.percentile(mean[head], (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.8))
+    mean, lowest, highest = mean / unit, lowest / unit, highest / unit
+    count = np.count_nonzero(head)
+    inside, low, high = mean[head], lowest[head], highest[head]
+    parts: list[Any] = [
+        shares,
+        np.percentile(high, (5, 25, 50, 75, 90, 95, 98, 99, 99.5, 99.9)),
+        np.percentile(low, (1, 5, 10, 25, 50, 75, 95)),
+        np.histogram(np.clip(inside, 0, 2.5), 24, (0, 2.5))[0] / count,
+    ]
+    # How uneven a block is that is so bright: vessels are thin.
+    spread = np.clip(high - low, 0, 1.19)
+    together = np.histogram2d(np.clip(inside, 0, 2.39), spread, (12, 8), ((0, 2.4), (0, 1.2)))[0]
+    parts.append(np.sqrt(together.ravel() / count))
+    above, below = (field - ndimage.uniform_filter(field, 5) for field in (highest, lowest))
+    parts.append(np.percentile(above[head], (50, 75, 90, 95, 98, 99, 99.5, 99.9)))
+    parts.append(np.percentile(below[head], (0.1, 0.5, 1, 2, 5, 10, 25)))
+    parts.append([head.mean()])
+    depth = ndimage.distance_transform_edt(head)
+    for shallow, deep in ((0, 1.5), (1.5, 3), (3, 5), (5, 8), (8, 12), (12, 40)):
+        shell = head & (depth > shallow) & (depth <= deep)
+        if np.count_nonzero(shell) < 30:
+            parts.append(np.zeros(9))
+            continue
+        parts.append(np.percentile(mean[shell], (5, 25, 50, 75, 95)))
+        parts.append(np.percentile(highest[shell], (90, 99)))
+        parts.append(np.percentile(lowest[shell], (1, 10)))
+    i, j, k = BLOCKS
+    coarse = (8, i // 8, 8, j // 8, 8, k // 8)
+    parts.append(np.sqrt(np.maximum(mean.reshape(coarse).mean(axis=(1, 3, 5)), 0)).ravel())
+    parts.append(highest.reshape(coarse).max(axis=(1, 3, 5)).ravel())
+    return np.concatenate(parts).astype(np.float32)
+
+
 def _head(coarse: FloatArray) -> tuple[NDArray[np.bool_], float]:
     """Where there is more than air, ``(i, j, k)`` bool, and what air is."""
     outside = background(coarse)
@@ -305,38 +355,53 @@ def _box(head: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[np.fl
 
 
 class Network:
-    """A network that tells sequences apart, ready to run; one thread at a time uses it.
+    """Small networks that tell sequences apart, and whose probabilities are averaged.
 
     Args:
-        folder: With its card, network and weights.
+        folder: With their card and weights.
+
+    Attributes:
+        temperature: Divides what they say before it becomes probabilities.
 
     Raises:
         BadModel: A file is missing, changed or cannot be used.
     """
 
     def __init__(self, folder: Path) -> None:
-        from engine.runtime import import_openvino
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
 
         card = _card(folder)
-        core = import_openvino().Core()
-        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "CACHE_DIR": ""}
         try:
-            model = core.read_model(folder / NETWORK, folder / WEIGHTS)
-            model.reshape([2, 3, *BLOCKS])
-            self._request = core.compile_model(model, "CPU", settings).create_infer_request()
-        except RuntimeError as error:
-            raise _unusable(f"{NETWORK} does not hold a network") from error
-        self._temperature = float(card["temperature"])
-        self._lock = Lock()
+            stored = load_file(folder / WEIGHTS)
+            self._mean, self._spread = (stored[name].astype(np.float32) for name in ("mean", "spread"))
+            self._layers = [
+                (stored[f"weight.{n}"].astype(np.float32), stored[f"bias.{n}"].astype(np.float32)) for n in range(3)
+            ]
+            self.temperature = float(card["temperature"])
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
+            raise _unusable(f"{WEIGHTS} does not hold the networks") from error
 
-    def run(self, described: FloatArray) -> FloatArray:
-        """Probabilities ``(5,)`` of `CLASSES`: the mean of what is said about the volume and its mirror image."""
-        both = np.ascontiguousarray(np.stack([described, described[:, ::-1]]))
-        with self._lock:
-            logits = np.array(self._request.infer({0: both})[0], np.float64) / self._temperature
-        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities: FloatArray = (raised / raised.sum(axis=1, keepdims=True)).mean(axis=0)
-        return probabilities
+    def logits(self, features: FloatArray) -> FloatArray:
+        """What each network says, ``(M, 5)``, of `features`, before temperature."""
+        known = np.clip((features - self._mean) / self._spread, -LARGEST_FEATURE, LARGEST_FEATURE)
+        values: FloatArray = np.repeat(known[None], len(self._layers[0][0]), axis=0)
+        for number, (weight, bias) in enumerate(self._layers):
+            values = np.einsum("moi,mi->mo", weight, values) + bias
+            if number < len(self._layers) - 1:
+                np.maximum(values, 0, out=values)
+        return values
+
+    def run(self, features: FloatArray) -> FloatArray:
+        """Probabilities ``(5,)`` of `CLASSES`."""
+        return probabilities(self.logits(features)[None], self.temperature)[0]
+
+
+def probabilities(logits: FloatArray, temperature: float) -> FloatArray:
+    """Mean probabilities ``(N, 5)`` of what several networks say, ``(N, M, 5)``."""
+    raised = np.exp((logits - logits.max(axis=2, keepdims=True)) / temperature)
+    shares: FloatArray = (raised / raised.sum(axis=2, keepdims=True)).mean(axis=1)
+    return shares
 
 
 def _card(folder: Path) -> dict[str, Any]:

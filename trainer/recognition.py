@@ -12,7 +12,6 @@ Run by ``scripts/measure_recognition.py``, which cross-validates as well.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import save
 from scipy import ndimage
 from torch import Tensor, nn
 
@@ -27,7 +27,6 @@ from engine import contents
 from engine.files import whole_file
 from engine.model_card import sha256
 from engine.preprocessing import background, resample_axes, resampling_weights, to_canonical
-from engine.runtime import import_openvino, store
 from engine.volume import FloatArray, Grid, LabelArray, LabelMap, Mask, Sequence, Volume, bounding_box
 from trainer import shift
 from trainer.simulate import Tissue, prepare_anatomy
@@ -147,7 +146,7 @@ def simulated_brain(prepared: NDArray[np.float16]) -> Brain:
     return Brain(SIMULATED, images)
 
 
-def example(brain: Brain, kind: str, head: Head | None, rng: np.random.Generator) -> Volume:
+def example(brain: Brain, kind: str, head: Head | None, rng: np.random.Generator, *, poor: bool = True) -> Volume:
     """A made-up acquisition.
 
     Args:
@@ -155,6 +154,7 @@ def example(brain: Brain, kind: str, head: Head | None, rng: np.random.Generator
         kind: One of `engine.contents.CLASSES`.
         head: What to put around it; ``None`` leaves it stripped.
         rng: Decides everything else.
+        poor: Whether most are scanned again as another hospital would, and some are cut off.
     """
     if kind == contents.OTHER:
         image, wild = _other(brain, head, rng)
@@ -168,6 +168,8 @@ def example(brain: Brain, kind: str, head: Head | None, rng: np.random.Generator
         image = _turned(image, rng)
     affine = np.diag([SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
     volume = Volume(np.ascontiguousarray(image, np.float32), Grid(image.shape, affine))
+    if not poor:
+        return volume
     if rng.random() < 0.75:
         change = shift.draw(rng)
         if head is not None:
@@ -196,6 +198,9 @@ class Bank:
         heads: list[Head],
         seed: int,
         told: Callable[[int], None],
+        *,
+        poor: bool = True,
+        headed: float = 0.5,
     ) -> None:
         """Make the shards that are missing.
 
@@ -205,6 +210,8 @@ class Bank:
             heads: To put around them.
             seed: Together with an example's number decides everything about it.
             told: Called with the number of each shard that is there.
+            poor: See `example`.
+            headed: Share of the examples that get a head around their brain.
         """
         for shard in shards:
             path = self.folder / f"shard-{shard:04d}.npz"
@@ -216,8 +223,8 @@ class Bank:
                     rng = np.random.default_rng([seed, shard, place])
                     brain = brains(rng)
                     kind = contents.CLASSES[int(rng.choice(len(contents.CLASSES), p=[0.24, 0.24, 0.16, 0.18, 0.18]))]
-                    head = heads[int(rng.integers(len(heads)))] if rng.random() < 0.5 else None
-                    volume = example(brain, kind, head, rng)
+                    head = heads[int(rng.integers(len(heads)))] if rng.random() < headed else None
+                    volume = example(brain, kind, head, rng, poor=poor)
                     described[place] = np.rint(contents.describe(volume) * 255)
                     labels[place], patients[place] = contents.CLASSES.index(kind), brain.number
                 with whole_file(path) as partial, partial.open("wb") as file:
@@ -440,174 +447,133 @@ def _phantom(rng: np.random.Generator) -> FloatArray:
     return np.asarray(ndimage.gaussian_filter(image, rng.uniform(0.3, 1.2)), np.float32)
 
 
-# --- the network ------------------------------------------------------------------------------------------------------
-
-
-class Recogniser(nn.Module):
-    """Five logits from a description: patterns of 16 mm, twice what surrounds them, then how much of each there is.
-
-    Most of its work is the first convolution over blocks that do not overlap, so it costs a processor core some
-    milliseconds; where things lie is left to two further layers, as heads may be cut off or lie askew.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        patterns, around = 48, 96
-        self.patterns = nn.Sequential(
-            nn.Conv3d(3, patterns, 4, stride=4, bias=False), nn.BatchNorm3d(patterns), nn.ReLU()
-        )
-        self.surroundings = nn.Sequential(
-            nn.Conv3d(patterns, around, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm3d(around),
-            nn.ReLU(),
-            nn.Conv3d(around, around, 3, padding=1, bias=False),
-            nn.BatchNorm3d(around),
-            nn.ReLU(),
-        )
-        self.decide = nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * (patterns + around), len(contents.CLASSES)))
-
-    def forward(self, described: Tensor) -> Tensor:
-        """Logits ``(B, 5)`` of descriptions ``(B, 3, i, j, k)`` in 0..1."""
-        patterns = self.patterns(described)
-        around = self.surroundings(patterns)
-        # What is there at all (a vessel) and how much of it there is.
-        amounts = [pooled for field in (patterns, around) for pooled in (field.mean((2, 3, 4)), field.amax((2, 3, 4)))]
-        logits: Tensor = self.decide(torch.cat(amounts, 1))
-        return logits
+# --- networks ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Fitting:
-    """How a network is trained.
+    """How networks are trained.
 
     Attributes:
+        members: How many are trained from different beginnings; their probabilities are averaged.
         passes: How often each example is seen.
         batch: Examples a step.
-        rate: Highest learning rate; rises for a tenth of the steps and falls to nothing along a cosine.
-        decay: Weight decay.
+        rate: Highest learning rate; rises at first and falls to nothing along a cosine.
+        decay: Weight decay; strong, as there are about as many features as examples.
+        width: Of both hidden layers.
+        noise: Added to features, in units of their spread.
         smoothing: Of the labels, so that a few wrong ones among thousands are not learnt by heart.
     """
 
-    passes: int = 10
-    batch: int = 16
+    members: int = 3
+    passes: int = 60
+    batch: int = 64
     rate: float = 2e-3
-    decay: float = 0.05
-    smoothing: float = 0.05
+    decay: float = 0.3
+    width: int = 96
+    noise: float = 0.1
+    smoothing: float = 0.03
 
 
 def fit(
-    network: Recogniser,
-    described: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    which: NDArray[np.int64],
-    fitting: Fitting,
-    seed: int,
-    told: Callable[[str], None] = lambda _: None,
-) -> None:
-    """Train a network, in bf16 where the processor is quicker so.
+    features: FloatArray, labels: NDArray[np.int64], weights: FloatArray, fitting: Fitting, seed: int
+) -> dict[str, FloatArray]:
+    """Train networks.
 
     Args:
-        network: Changed in place.
-        described: ``(N, 3, i, j, k)`` of a `Bank`.
-        labels: ``(N,)``.
-        which: Numbers of the examples to learn from.
+        features: ``(N, F)``, from `engine.contents.features`.
+        labels: ``(N,)``, places in `engine.contents.CLASSES`.
+        weights: ``(N,)``: how much each example counts.
         fitting: See `Fitting`.
-        seed: Of the order and the augmentation.
-        told: Gets a line after each pass.
+        seed: Decides everything.
+
+    Returns:
+        What `engine.contents.Network` reads, by name.
     """
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    augmented = _Augmentation(rng)
-    network.train()
-    batches = max(1, len(which) // fitting.batch)
-    optimiser = torch.optim.AdamW(network.parameters(), fitting.rate, weight_decay=fitting.decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, fitting.rate, total_steps=batches * fitting.passes + 1, pct_start=0.1
-    )
-    for number in range(fitting.passes):
-        order = rng.permutation(which)
-        losses, right = [], 0
-        for batch in range(batches):
-            taken = np.sort(order[batch * fitting.batch : (batch + 1) * fitting.batch])
-            images = torch.from_numpy(np.stack([augmented(described[place]) for place in taken]))
-            wanted = torch.from_numpy(labels[taken])
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                logits = network(images).float()
-            loss = nn.functional.cross_entropy(logits, wanted, label_smoothing=fitting.smoothing)
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-            losses.append(float(loss.detach()))
-            right += int((logits.argmax(1) == wanted).sum())
-        told(
-            f"pass {number + 1} of {fitting.passes}: loss {np.mean(losses):.3f}, "
-            f"right {right / (batches * fitting.batch):.3f}"
+    mean, spread = features.mean(axis=0), features.std(axis=0) + 1e-3
+    limit = contents.LARGEST_FEATURE
+    known = torch.from_numpy(np.clip((features - mean) / spread, -limit, limit).astype(np.float32))
+    wanted, counts = torch.from_numpy(labels), torch.from_numpy(weights.astype(np.float32))
+    found: list[list[Tensor]] = []
+    for member in range(fitting.members):
+        torch.manual_seed(seed * 100 + member)
+        width = fitting.width
+        layers = [nn.Linear(features.shape[1], width), nn.Linear(width, width), nn.Linear(width, len(contents.CLASSES))]
+        network = nn.Sequential(
+            nn.Dropout(0.1), layers[0], nn.ReLU(), nn.Dropout(0.4), layers[1], nn.ReLU(), nn.Dropout(0.4), layers[2]
         )
-
-
-def logits_of(network: Recogniser, described: NDArray[np.uint8] | FloatArray) -> FloatArray:
-    """What a network says, ``(N, 2, 5)``: of each description and of its mirror image, as `engine.contents` asks it."""
-    network.eval()
-    said = []
-    with torch.inference_mode():
-        for one in described:
-            image = torch.from_numpy(np.asarray(one, np.float32) / (255 if one.dtype == np.uint8 else 1))
-            said.append(network(torch.stack([image, image.flip(1)])).numpy())
-    return np.stack(said)
+        optimiser = torch.optim.AdamW(network.parameters(), fitting.rate, weight_decay=fitting.decay)
+        batches = max(1, len(labels) // fitting.batch)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, fitting.rate, total_steps=batches * fitting.passes + 1
+        )
+        for _ in range(fitting.passes):
+            order = torch.randperm(len(labels))
+            for batch in range(batches):
+                taken = order[batch * fitting.batch : (batch + 1) * fitting.batch]
+                shown = known[taken]
+                logits = network(shown + fitting.noise * torch.randn_like(shown))
+                costs = nn.functional.cross_entropy(
+                    logits, wanted[taken], label_smoothing=fitting.smoothing, reduction="none"
+                )
+                optimiser.zero_grad()
+                (costs * counts[taken]).mean().backward()
+                optimiser.step()
+                schedule.step()
+        found.append([parameter.detach() for layer in layers for parameter in (layer.weight, layer.bias)])
+    stacked = {"mean": mean.astype(np.float32), "spread": spread.astype(np.float32)}
+    for number in range(3):
+        stacked[f"weight.{number}"] = torch.stack([one[2 * number] for one in found]).numpy()
+        stacked[f"bias.{number}"] = torch.stack([one[2 * number + 1] for one in found]).numpy()
+    return stacked
 
 
 def best_temperature(logits: FloatArray, labels: NDArray[np.int64]) -> float:
-    """The temperature that makes probabilities as right as they say, on examples the network never saw.
+    """The temperature that makes probabilities as right as they say, on examples the networks never saw.
 
     Args:
-        logits: ``(N, 2, 5)``.
+        logits: ``(N, M, 5)``.
         labels: ``(N,)``.
     """
     candidates = np.exp(np.linspace(np.log(0.3), np.log(4), 60))
-    costs = []
-    for temperature in candidates:
-        raised = np.exp((logits - logits.max(axis=2, keepdims=True)) / temperature)
-        shares = (raised / raised.sum(axis=2, keepdims=True)).mean(axis=1)
-        costs.append(-np.log(np.maximum(shares[np.arange(len(labels)), labels], 1e-9)).mean())
+    costs = [
+        -np.log(np.maximum(contents.probabilities(logits, float(t))[np.arange(len(labels)), labels], 1e-9)).mean()
+        for t in candidates
+    ]
     return float(candidates[int(np.argmin(costs))])
 
 
-def publish(network: Recogniser, temperature: float, told: dict[str, object], folder: Path) -> None:
-    """Write a network where `engine.contents` finds it.
+def publish(weights: dict[str, FloatArray], temperature: float, told: dict[str, object], folder: Path) -> None:
+    """Write networks where `engine.contents` finds them, in half precision.
 
     Args:
-        network: Trained.
+        weights: From `fit`.
         temperature: From `best_temperature`.
-        told: What else the card says: what it learnt from, how it was measured, terms.
+        told: What else the card says: what they learnt from, how they were measured, terms.
         folder: Made where absent.
     """
-    openvino = import_openvino()
     folder.mkdir(parents=True, exist_ok=True)
-    halves = {
-        name: value.half() if value.is_floating_point() else value for name, value in network.state_dict().items()
+    stored = {
+        name: np.ascontiguousarray(value if name in ("mean", "spread") else value.astype(np.float16))
+        for name, value in weights.items()
     }
-    network.load_state_dict(halves)
-    network.eval()
-    with torch.no_grad(), warnings.catch_warnings():
-        # torch warns about the way OpenVINO traces.
-        warnings.simplefilter("ignore")
-        shape = (2, 3, *contents.BLOCKS)
-        model = openvino.convert_model(network, example_input=torch.zeros(*shape), input=[-1, *shape[1:]])
-    store(model, {name: value.contiguous().numpy() for name, value in halves.items()}, folder)
+    with whole_file(folder / contents.WEIGHTS) as partial:
+        partial.write_bytes(save(stored))
     card = {
         "classes": list(contents.CLASSES),
         "temperature": round(temperature, 4),
         **told,
-        "files": {name: sha256(folder / name) for name in (contents.NETWORK, contents.WEIGHTS)},
+        "files": {contents.WEIGHTS: sha256(folder / contents.WEIGHTS)},
     }
     with whole_file(folder / contents.CARD) as partial:
         partial.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
-class _Augmentation:
-    """Other contrast, coil, noise, place and side for each description, cheaply: it must not cost more than a step.
+class Augmentation:
+    """Other contrast, coil, noise, place and side for a description, cheaply.
+
+    Args:
+        rng: Source of chance.
 
     Contrast is one table lookup an example, the coil a product of three curves, and noise is cut from a long piece that
     was drawn once.
@@ -643,7 +609,7 @@ class _Augmentation:
         image = np.roll(image, rng.integers(-2, 3, 3), (1, 2, 3))
         if rng.random() < 0.25:
             # A part that is missing: one that was cut off, or a void of metal.
-            size = rng.integers(4, 16, 3)
-            start = [int(rng.integers(n - s)) for n, s in zip(contents.BLOCKS, size, strict=True)]
-            image[(slice(None), *(slice(a, a + int(s)) for a, s in zip(start, size, strict=True)))] = 0
+            size = [int(n) for n in rng.integers(4, 16, 3)]
+            firsts = [int(rng.integers(n - s)) for n, s in zip(contents.BLOCKS, size, strict=True)]
+            image[(slice(None), *(slice(a, a + s) for a, s in zip(firsts, size, strict=True)))] = 0
         return np.clip(image, 0, 1, out=image)
