@@ -394,7 +394,8 @@ class Network:
 
     def run(self, features: FloatArray) -> FloatArray:
         """Probabilities ``(5,)`` of `CLASSES`."""
-        return probabilities(self.logits(features)[None], self.temperature)[0]
+        shares: FloatArray = probabilities(self.logits(features)[None], self.temperature)[0]
+        return shares
 
 
 def probabilities(logits: FloatArray, temperature: float) -> FloatArray:

@@ -465,10 +465,10 @@ class Fitting:
         smoothing: Of the labels, so that a few wrong ones among thousands are not learnt by heart.
     """
 
-    members: int = 3
-    passes: int = 60
-    batch: int = 64
-    rate: float = 2e-3
+    members: int = 2
+    passes: int = 45
+    batch: int = 128
+    rate: float = 3e-3
     decay: float = 0.3
     width: int = 96
     noise: float = 0.1
