@@ -11,10 +11,11 @@ numpy runs them. How well they do is in ``docs/results/recognition.md``.
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -98,15 +99,43 @@ def recognise(volume: Volume, progress: Progress | None = None) -> Recognition:
         return known
     described = describe(volume)
     progress.check()
-    shares = open_network().run(features(described))
+    found = recognition_of(open_network().run(features(described)))
+    _RECOGNISED[volume] = found
+    return found
+
+
+def recognition_of(shares: NDArray[np.floating[Any]]) -> Recognition:
+    """What probabilities ``(5,)`` of `CLASSES` say."""
     best = int(np.argmax(shares))
-    found = Recognition(
+    return Recognition(
         {name: float(share) for name, share in zip(CLASSES, shares, strict=True)},
         None if CLASSES[best] == OTHER else Sequence(CLASSES[best]),
         float(shares[best]),
     )
-    _RECOGNISED[volume] = found
-    return found
+
+
+def together(looks: Iterable[Recognition], taken: Container[Sequence] = ()) -> list[Recognition]:
+    """What volumes of one patient are when no two of them are the same sequence.
+
+    Whether contrast was given is easier to tell where the scan without it is there as well: of two that both look like
+    T1, the one that looks less like it is the T1ce. Every way to call the volumes that gives each sequence once at most
+    counts with the product of its probabilities; something else may be there more than once.
+
+    Args:
+        looks: Of each volume alone; of more than six, the others come back as they are.
+        taken: Sequences that other files of the patient are known to be.
+    """
+    looks = list(looks)
+    free = [name == OTHER or Sequence(name) not in taken for name in CLASSES]
+    alone = np.array([[look.probabilities[name] for name in CLASSES] for look in looks[:6]]).reshape(-1, len(CLASSES))
+    alone = np.maximum(alone, 1e-6) * free
+    totals = np.zeros_like(alone)
+    for called in product(range(len(CLASSES)), repeat=len(alone)):
+        sequences = [place for place in called if CLASSES[place] != OTHER]
+        if len(set(sequences)) == len(sequences):
+            totals[range(len(called)), called] += np.prod(alone[range(len(called)), called])
+    found = [recognition_of(shares / shares.sum()) for shares in totals]
+    return [*found, *looks[6:]]
 
 
 @dataclass(frozen=True)
@@ -132,9 +161,9 @@ def place(
 ) -> Placed:
     """Tell the files of a patient whose names do not say which sequence they are, or leave a doubt.
 
-    Only those files are read. One that surely looks like a sequence becomes it, one that probably does becomes it with
-    a doubt that the user is asked about, and two that look like the same, or like one whose name leaves no doubt, stay
-    as they were.
+    Only those files are read, and they are told together, as no two of them are the same sequence. One that surely
+    looks like a sequence becomes it, one that probably does becomes it with a doubt that the user is asked about, and
+    one that looks like a sequence whose file's name leaves no doubt stays as it was.
 
     Args:
         files: As `sequences.find_subjects` found them.
@@ -162,6 +191,7 @@ def place(
             if not looks_like_segmentation(volume):
                 looks[path] = recognise(volume, progress)
     taken = {s: p for s, p in files.files.items() if p not in looks}
+    looks = dict(zip(looks, together(looks.values(), taken), strict=True))
     why: dict[Path, str] = {}
     notes: list[str] = []
     uncertain = {s for s in files.uncertain if s in taken}

@@ -8,7 +8,7 @@ blanked. Figures come from voxels of about 2 mm and take about a second.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -137,6 +137,15 @@ def doubts(found: Figures) -> tuple[Doubt, ...]:
     """The doubts that figures give, the gravest first."""
     said = [*_about_scans(found), *_about_brain(found), *_about_tumour(found)]
     return tuple(sorted(said, key=lambda doubt: not doubt.grave))
+
+
+def noted(segmentation: Segmentation, said: Iterable[Doubt]) -> Segmentation:
+    """The same result with doubts before its other notes, so that every output says them first.
+
+    That nothing was found is among the notes already.
+    """
+    sentences = [doubt.sentence for doubt in said if doubt.kind is not Kind.NO_TUMOUR]
+    return replace(segmentation, notes=(*sentences, *(note for note in segmentation.notes if note not in sentences)))
 
 
 def figures(
