@@ -28,14 +28,14 @@ _FACES = ("left", "right", "back", "front", "bottom", "top")
 # Limits. Brains of adults and of the patients the models learnt from have 1000 ml and more.
 SMALLEST_BRAIN_ML = 850.0
 # Share of the largest section along an axis that lies in the outermost plane of the scan; scans end in the neck anyway.
-LARGEST_CUT = {**dict.fromkeys(_FACES, 0.2), "bottom": 0.55}
+LARGEST_CUT = {**dict.fromkeys(_FACES, 0.2), "bottom": 0.4}
 SMALLEST_COVER = 0.85
 LARGEST_GHOST = 0.06
 LARGEST_VOID_ML = 3.0
 LARGEST_CAVITY_ML = 8.0
 LARGEST_SHARE = 0.33
 LARGEST_RIM = 0.75
-LARGEST_MIRROR = 0.5
+LARGEST_MIRROR = 0.75
 LARGEST_FLUID = 0.6
 MOST_PIECES = 8
 UNSURE = 0.5
