@@ -106,8 +106,19 @@ def _fill(arguments: argparse.Namespace) -> None:
         return recognition.simulated_brain(np.load(simulated[int(rng.integers(len(simulated)))], mmap_mode="r"))
 
     Bank(run / "bank").fill(range(arguments.shards), drawn, heads, SEED, lambda n: _say(f"shard {n}"))
+
+    def half_healthy(rng: np.random.Generator) -> Brain:
+        brain = _brain(run, shared, int(rng.integers(count)))
+        return brain.healthy() if rng.random() < 0.5 else brain
+
     Bank(run / "good").fill(
-        range(arguments.shards // 3), drawn, heads, SEED + 1, lambda n: _say(f"good shard {n}"), poor=False, headed=0.8
+        range((arguments.shards + 1) // 2),
+        half_healthy,
+        heads,
+        SEED + 1,
+        lambda n: _say(f"good shard {n}"),
+        poor=False,
+        headed=0.8,
     )
 
 
