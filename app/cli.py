@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from app import DEMO
-from engine.errors import Cancelled, CannotWrite, ChooseVolume, SequenceProblem, UserError
+from engine.errors import BadModel, Cancelled, CannotWrite, ChooseVolume, SequenceProblem, UserError
 from engine.files import whole_file
 from engine.progress import Progress
 
@@ -687,14 +687,18 @@ def _segment_one(
     volume: int | None = None,
 ) -> dict[str, Any]:
     """Read, prepare, segment and save one patient exactly as the window does; returns what to tell."""
-    from engine import export, inference, pipeline, sequences
+    from engine import export, inference, pipeline, sequences, unusual
 
     started = time.perf_counter()
-    files = patient.converted(progress.part(0.0, 0.1))
+    files = patient.converted(progress.part(0.0, 0.08))
+    by_content: dict[Path, str] = {}
+    told: list[str] = []
+    if patient.study is None:
+        files, by_content, told = _placed(files, progress.part(0.08, 0.1))
     if not files.files and files.unknown:
         names = ", ".join(path.name for path in files.unknown)
         raise SequenceProblem(
-            f"Which sequence {names} is cannot be told from its name",
+            f"Which sequence {names} is cannot be told from its name, nor from what it shows",
             "",
             "Say so with --t1, --t1ce, --t2 or --flair and the file.",
         )
@@ -706,14 +710,21 @@ def _segment_one(
     notes += [f"{path.name} was left out: its sequence cannot be told from its name." for path in files.unknown]
     for sequence in sorted(files.uncertain) if patient.study is None else ():
         path = files.files[sequence]
+        if path in by_content:
+            continue
         notes.append(f"{path.name} was taken for {sequence.title} ({sequences.detect(path).why}).")
     choice = models.choose(files.files)
     volumes = _read(files, resample, volume, progress.part(0.1, 0.15))
+    told += _disagreements(volumes)
     worked = pipeline.work(files.name, volumes, settings, progress.part(0.15, 0.55))
     network = models.network(choice.card)
     part = progress.part(0.55, 0.95)
     found = inference.segment(worked.subject, choice.card, part, network=network, use=choice.used)
-    progress.update(0.95, "saving")
+    progress.update(0.95, "looking for what is unusual")
+    with contextlib.suppress(BadModel):
+        found = unusual.noted(found, unusual.look(worked.raw, worked.subject, found))
+    found = replace(found, notes=(*found.notes, *told))
+    progress.update(0.97, "saving")
     saved = export.save(found, worked.subject, out, reason=choice.reason, uncertain=files.uncertain, worked=worked)
     hashes = {"mask", "masks"}
     return {
@@ -727,6 +738,28 @@ def _segment_one(
         **{key: value for key, value in saved.record.items() if key not in hashes},
         "notes": [*notes, *saved.record["notes"]],
     }
+
+
+def _placed(files: SubjectFiles, progress: Progress) -> tuple[SubjectFiles, dict[Path, str], list[str]]:
+    """The files with those told by what they show, how each of these was told, and sentences about it."""
+    from engine import contents
+
+    try:
+        placed = contents.place(files, progress)
+    except BadModel as error:  # names are left to tell by
+        return files, {}, [str(error)]
+    return placed.files, dict(placed.why), list(placed.notes)
+
+
+def _disagreements(volumes: Mapping[Sequence, Volume]) -> list[str]:
+    """Where scans surely look like another sequence than they are taken for; nobody is there to be asked."""
+    from engine import contents
+
+    try:
+        found = contents.disagreements(volumes)
+    except BadModel:
+        return []
+    return [contents.disagreement_words(volumes[sequence], sequence, look) for sequence, look in found.items()]
 
 
 def _read(files: SubjectFiles, resample: bool, volume: int | None, progress: Progress) -> Mapping[Sequence, Volume]:

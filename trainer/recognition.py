@@ -481,7 +481,7 @@ class Fitting:
     """
 
     members: int = 2
-    passes: int = 45
+    passes: int = 35
     batch: int = 128
     rate: float = 3e-3
     decay: float = 0.3
