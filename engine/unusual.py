@@ -30,7 +30,7 @@ SMALLEST_BRAIN_ML = 850.0
 # Share of the largest section along an axis that lies in the outermost plane of the scan; scans end in the neck anyway.
 LARGEST_CUT = {**dict.fromkeys(_FACES, 0.2), "bottom": 0.4}
 SMALLEST_COVER = 0.85
-LARGEST_GHOST = 0.06
+LARGEST_GHOST = 0.015
 LARGEST_VOID_ML = 3.0
 LARGEST_CAVITY_ML = 8.0
 LARGEST_SHARE = 0.33
@@ -358,11 +358,16 @@ def _ghost(volume: Volume) -> float | None:
     low, high = (float(v) for v in np.percentile(data, (1.0, 98.0)))
     if float(np.mean(data == background(volume.data))) > 0.2:
         return None
-    # The upper half of the head, where nothing but air lies beside it.
+    # The upper half of the head, where nothing but air lies beside it; strong ghosts must not pass for head.
     half = data[:, :, data.shape[2] // 2 :] - low
-    box = bounding_box(half > 0.15 * (high - low))
-    if box is None:
+    bright = half > 0.35 * (high - low)
+    if not bright.any():
         return None
+    box = []
+    for axis in (0, 1):
+        reach = np.cumsum(bright.sum(axis=tuple({0, 1, 2} - {axis})))
+        first, last = (int(np.searchsorted(reach, share * reach[-1])) for share in (0.01, 0.99))
+        box.append(slice(max(0, first - 4), last + 5))
     beside = [half[: box[0].start, box[1]], half[box[0].stop :, box[1]]]
     before = [half[box[0], : box[1].start], half[box[0], box[1].stop :]]
     means = []
@@ -371,8 +376,7 @@ def _ghost(volume: Volume) -> float | None:
         if values.size < 2000:
             return None
         means.append(float(values.mean()))
-    head = half[box]
-    return abs(means[0] - means[1]) / max(float(np.median(head[head > 0.15 * (high - low)])), 1e-9)
+    return abs(means[0] - means[1]) / max(float(np.median(half[bright])), 1e-9)
 
 
 # --- figures of the brain ---------------------------------------------------------------------------------------------
