@@ -715,7 +715,6 @@ def _segment_one(
         notes.append(f"{path.name} was taken for {sequence.title} ({sequences.detect(path).why}).")
     choice = models.choose(files.files)
     volumes = _read(files, resample, volume, progress.part(0.1, 0.15))
-    told += _disagreements(volumes)
     worked = pipeline.work(files.name, volumes, settings, progress.part(0.15, 0.55))
     network = models.network(choice.card)
     part = progress.part(0.55, 0.95)
@@ -749,17 +748,6 @@ def _placed(files: SubjectFiles, progress: Progress) -> tuple[SubjectFiles, dict
     except BadModel as error:  # names are left to tell by
         return files, {}, [str(error)]
     return placed.files, dict(placed.why), list(placed.notes)
-
-
-def _disagreements(volumes: Mapping[Sequence, Volume]) -> list[str]:
-    """Where scans surely look like another sequence than they are taken for; nobody is there to be asked."""
-    from engine import contents
-
-    try:
-        found = contents.disagreements(volumes)
-    except BadModel:
-        return []
-    return [contents.disagreement_words(volumes[sequence], sequence, look) for sequence, look in found.items()]
 
 
 def _read(files: SubjectFiles, resample: bool, volume: int | None, progress: Progress) -> Mapping[Sequence, Volume]:

@@ -334,16 +334,35 @@ def _row(title: str, shares: FloatArray, labels: NDArray[np.int64]) -> str:
 
 def _clinical(shared: Path) -> list[str]:
     lines = []
-    for path in sorted((shared / "clinical").glob("raw_with_skull_*/*.nii.gz")):
-        volume = nifti.read(path)
-        contents.recognise(volume)  # the first one opens the network
-        started = time.perf_counter()
-        told = contents.recognise(volume)
-        seconds = time.perf_counter() - started
-        lines.append(
-            f"| {path.parent.name} | {nifti.stem(path)} | {told.words} | {told.sure:.3f} | {1000 * seconds:.0f} ms |"
-        )
+    for name, volumes in _scans_of_clinics(shared):
+        contents.recognise(next(iter(volumes.values())))  # the first one opens the networks
+        alone, seconds = {}, []
+        for sequence, volume in volumes.items():
+            fresh = Volume(volume.data, volume.grid)
+            started = time.perf_counter()
+            alone[sequence] = contents.recognise(fresh)
+            seconds.append(time.perf_counter() - started)
+        for (sequence, told), joint, took in zip(
+            alone.items(), contents.together(alone.values()), seconds, strict=True
+        ):
+            lines.append(
+                f"| {name} | {sequence.title} | {told.words} | {told.sure:.2f} | {joint.words} | {joint.sure:.2f} | "
+                f"{1000 * took:.0f} ms |"
+            )
     return lines
+
+
+def _scans_of_clinics(shared: Path) -> Iterable[tuple[str, dict[Sequence, Volume]]]:
+    from engine import dicom
+    from engine.progress import Progress
+    from engine.workshop import Workshop
+
+    for folder in sorted((shared / "clinical").glob("raw_with_skull_*")):
+        yield folder.name, {s: nifti.read(p) for s in Sequence if (p := folder / f"{s.value}.nii.gz").exists()}
+    with Workshop() as workshop:
+        for study in dicom.look([shared / "clinical" / "dicom_three_sequences"], workshop, Progress()):
+            files = dicom.subject_files(study, workshop, Progress())
+            yield "DICOM, three sequences", {sequence: nifti.read(path) for sequence, path in files.files.items()}
 
 
 _HEAD = """# Which sequence is it, told from the voxels
@@ -358,8 +377,8 @@ scans of a patient at once, knowing that no two are the same sequence, as files 
 
 _CLINICAL_HEAD = """Scans as they were acquired, with the skull; the network that ships learnt from no such scan:
 
-| patient | is | told | probability | time |
-|---|---|---|---|---|"""
+| patient | is | told alone | probability | told together | probability | time |
+|---|---|---|---|---|---|---|"""
 
 _WRONG_HEAD = """Told wrong:
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from app import cli
-from engine import dicom, export, inference, nifti, pipeline, registry, sequences
+from app import DEMO, cli
+from engine import contents, dicom, export, inference, nifti, pipeline, registry, sequences, unusual
 from engine.model_card import REGIONS, Calibration, ModelCard, RegionCalibration, Role
 from engine.progress import Progress
 from engine.volume import Sequence
@@ -23,6 +23,8 @@ from tests.app import threshold_model
 from tests.engine import phantoms, stand_ins
 
 T1, T1CE, T2, FLAIR = Sequence
+# What tests with phantoms do without: they are no heads.
+PLACE, LOOK = contents.place, unusual.look
 
 
 class Ran(NamedTuple):
@@ -511,7 +513,7 @@ def test_an_output_folder_that_cannot_be_made_is_one_sentence(
 INTERRUPTED = """
 import os, signal, sys, time
 from pathlib import Path
-from app import cli
+from app import DEMO, cli
 from engine import inference, registry
 registry.SHIPPED = Path(sys.argv[1])
 really = inference.segment
@@ -959,3 +961,24 @@ def test_check_tells_what_is_no_cohort_in_one_sentence(run: Run, tmp_path: Path)
     assert "is not there" in ran.err
     (tmp_path / "cohort.csv").write_text("age\n5\n")
     assert "is not a table of patients" in run("check", tmp_path / "cohort.csv").err
+
+
+def test_files_without_names_are_told_by_what_they_show_and_what_is_unusual_is_said_first(
+    run: Run, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contents, "place", PLACE)
+    monkeypatch.setattr(unusual, "look", LOOK)
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "101.nii.gz").write_bytes((DEMO / "demo_flair.nii.gz").read_bytes())
+    ran = run("segment", tmp_path / "scans", "--out", tmp_path / "one", "--json")
+    assert ran.code == 0, ran.err
+    (result,) = ran.answer["subjects"]
+    assert result["sequences"]["used"] == ["flair"]
+    assert any(note.startswith("101.nii.gz was taken for FLAIR: it looks like FLAIR (") for note in result["notes"])
+
+    (tmp_path / "scans" / "101.nii.gz").rename(tmp_path / "scans" / "p_t2.nii.gz")
+    ran = run("segment", tmp_path / "scans", "--out", tmp_path / "two", "--json")
+    (result,) = ran.answer["subjects"]
+    assert result["sequences"]["used"] == ["t2"]
+    sidecar = json.loads(Path(result["sidecar"]).read_text())
+    assert sidecar["notes"][0].startswith("The scan taken for T2 looks like FLAIR.")
