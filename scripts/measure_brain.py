@@ -117,7 +117,9 @@ def _measured(arguments: argparse.Namespace, known: set[tuple[str, str]]) -> Ite
         if ("clinical", name) not in known:
             yield from _clinical(name, path, arguments.deepbet, arguments.made)
     cases = sorted(path for path in (arguments.shared / "cohort").iterdir() if path.is_dir())
-    cases = [case for number, case in enumerate(cases) if skull.held_out(number)][:: max(1, 24 // arguments.patients)]
+    cases = [case for number, case in enumerate(cases) if skull.held_out(number)][
+        :: max(1, 24 // max(1, arguments.patients))
+    ]
     for kind, count in (("patient", min(arguments.patients, len(cases))), ("simulated", arguments.simulated)):
         for number, path in enumerate(maps):
             head: heads.WholeHead | None = None
