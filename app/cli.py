@@ -838,6 +838,8 @@ def _tell(result: dict[str, Any]) -> None:
     typer.echo(f"{result['name']}: {', '.join(told)} ({result['seconds']:.1f} s on {result['device']}{in_all})")
     typer.echo(f"  {' '.join(filter(None, (result['reason'], result.get('advice'))))}")
     for step in steps:
+        if step["step"] == "grid" and not step["did"]:  # there was no need, and nobody could have asked for it
+            continue
         title = STEP_TITLES[step["step"]] if step["did"] else f"Not {STEP_TITLES[step['step']].lower()}"
         typer.echo(f"  {title} ({step['seconds']:.1f} s): {step['sentence']}")
     for note in result["notes"]:

@@ -549,7 +549,7 @@ class _Works:
     def grid(self, found: Mapping[Sequence, _Found], progress: Progress) -> tuple[dict[Sequence, Volume], Done]:
         started = time.perf_counter()
         if self.one_grid and not any(one.moves for one in found.values()):
-            sentence = "The sequences share a grid." if len(self.raw) > 1 else "One sequence is its own grid."
+            sentence = "The sequences share a grid." if len(self.raw) > 1 else "There is one sequence, on one grid."
             return dict(self.raw), Done(Step.GRID, False, sentence, time.perf_counter() - started)
         from engine import alignment
 
