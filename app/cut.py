@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.viewer_model import Plane, Point
-from engine.volume import Grid
+from engine.volume import FloatArray, Grid
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -121,18 +121,38 @@ class Cut:
 
     def sample(self, data: NDArray[_Scalar], grid: Grid, index: int) -> NDArray[_Scalar]:
         """The slice of ``data`` on another ``grid``, nearest neighbour, zero outside; ``(rows, columns)``."""
-        columns = self.grid.shape[self.columns[0]]
-        rows = self.grid.shape[self.rows[0]]
-        width, height = self.size_mm
-        origin = self.to_world(width / columns / 2, height / rows / 2, index)
-        right = (self.to_world(width - width / columns / 2, height / rows / 2, index) - origin) / max(1, columns - 1)
-        down = (self.to_world(width / columns / 2, height - height / rows / 2, index) - origin) / max(1, rows - 1)
-        steps = np.arange(rows)[:, None, None] * down + np.arange(columns)[None, :, None] * right
-        voxels = np.rint(grid.to_voxel((origin + steps).reshape(-1, 3))).astype(np.intp)
+        places, shape = self._places(grid, index)
+        voxels = np.rint(places).astype(np.intp)
         inside = np.all((voxels >= 0) & (voxels < np.array(grid.shape)), axis=1)
-        picture = np.zeros(rows * columns, dtype=data.dtype)
+        picture = np.zeros(len(voxels), dtype=data.dtype)
         picture[inside] = data[tuple(voxels[inside].T)]
-        return picture.reshape(rows, columns)
+        return picture.reshape(shape)
+
+    def interpolate(self, data: FloatArray, grid: Grid, index: int, fine: int = 1) -> FloatArray:
+        """The slice of a scan on another ``grid``, linearly, zero outside; ``(fine * rows, fine * columns)``."""
+        # Only who looks at the preparation of a scan needs it.
+        from scipy import ndimage
+
+        places, shape = self._places(grid, index, fine)
+        # Half a voxel beyond the outermost slices still belongs to them.
+        limits = np.array(grid.shape) - 1
+        held = np.clip(places, 0, limits)
+        held[np.abs(held - places).max(axis=1) > 0.5] = -1e6
+        picture: FloatArray = ndimage.map_coordinates(data, held.T, order=1, mode="constant", cval=0.0)
+        return picture.reshape(shape)
+
+    def _places(self, grid: Grid, index: int, fine: int = 1) -> tuple[NDArray[np.float64], tuple[int, int]]:
+        """Where on another grid the slice's voxels lie, ``(N, 3)`` row by row, and the shape of the picture."""
+        columns = self.grid.shape[self.columns[0]] * fine
+        rows = self.grid.shape[self.rows[0]] * fine
+        width, height = self.size_mm
+        left, top = width / columns / 2, height / rows / 2
+        origin = self.to_world(left, top, index)
+        right = (self.to_world(width - left, top, index) - origin) / max(1, columns - 1)
+        down = (self.to_world(left, height - top, index) - origin) / max(1, rows - 1)
+        origin, right, down = grid.to_voxel(np.stack([origin, origin + right, origin + down]))
+        steps = np.arange(rows)[:, None, None] * (down - origin) + np.arange(columns)[None, :, None] * (right - origin)
+        return (origin + steps).reshape(-1, 3), (rows, columns)
 
 
 @lru_cache(maxsize=32)

@@ -16,9 +16,23 @@ from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QColor, QImage, QLinearGradient, QPainter, QPen
 
 from app.cut import Cut
-from app.theme import DISAGREEMENT, LABEL_PX, body_font
-from app.viewer_model import Layer, LayerKey, Map, Mask, Overlay, Point, Ruler, Side, ViewerModel, Window
-from engine.volume import TUMOUR_CORE, FloatArray, Grid, LabelArray, LabelMap, Sequence
+from app.theme import CHECK, DISAGREEMENT, LABEL_PX, body_font
+from app.viewer_model import (
+    Check,
+    Layer,
+    LayerKey,
+    Map,
+    Mask,
+    Overlay,
+    Picture,
+    Point,
+    Ruler,
+    Side,
+    ViewerModel,
+    Way,
+    Window,
+)
+from engine.volume import TUMOUR_CORE, FloatArray, Grid, LabelArray, LabelMap, Sequence, Volume
 
 GREYS = [0xFF000000 | level << 16 | level << 8 | level for level in range(256)]
 SOFT_WHITE = QColor(255, 255, 255, 179)
@@ -28,6 +42,11 @@ SHADE = QColor(0, 0, 0, 150)
 CROSSHAIR_GAP_PX = 12
 OUTLINE_PX = 1.5
 GAP_BETWEEN_DASHES = 0xB0000000
+# Of a checkerboard, about as wide as a ventricle: a shift of two millimetres breaks the lines that cross its edges.
+SQUARE_MM = 24.0
+EDGES_FINE = 2
+EDGE_SIGMA = 2.2
+EDGE_QUANTILE = 0.72
 
 
 @dataclass(frozen=True, eq=False)
@@ -472,6 +491,124 @@ def paint_ruler(painter: QPainter, frame: Frame, ruler: Ruler) -> None:
     painter.drawText(box, int(Qt.AlignmentFlag.AlignCenter), words)
 
 
+class CheckLayer:
+    """What a step of the preparation did: two pictures of one place in one, and the brain's outline."""
+
+    def __init__(self) -> None:
+        self._slices: dict[tuple[Volume, int], tuple[tuple[object, ...], FloatArray]] = {}
+        self._image = QImage()
+        self._edges = QImage()
+        self._made_of: tuple[object, ...] = ()
+
+    def paint(self, painter: QPainter, frame: Frame, check: Check) -> None:
+        """Draw the pictures as they are held against each other; a swipe's halves one after the other."""
+        if check.way is Way.SWIPE and check.other is not None:
+            line = float(round(frame.model.swipe * frame.area.width()))
+            halves = (
+                (check.other, QRectF(0, 0, line, frame.area.height())),
+                (check.right, frame.area.adjusted(line, 0, 0, 0)),
+            )
+            for picture, half in halves:
+                painter.save()
+                painter.setClipRect(half)
+                self._draw(painter, frame, coloured(self._greys(frame, picture), GREYS))
+                painter.restore()
+        else:
+            self._paint_mixed(painter, frame, check)
+        if check.brain is not None:
+            self._paint_brain(painter, frame, check.brain)
+
+    def _paint_mixed(self, painter: QPainter, frame: Frame, check: Check) -> None:
+        model = frame.model
+        pictures = [picture for picture in (check.current, check.other) if picture is not None]
+        windows = tuple(model.window_of(picture.key) for picture in pictures)
+        made_of = (check.current.volume, check.other and check.other.volume, check.way, windows, frame.cut, frame.index)
+        if made_of != self._made_of:
+            self._made_of = made_of
+            self._edges = QImage()
+            levels = self._greys(frame, check.current)
+            if check.other is not None and check.way is Way.CHECKERBOARD:
+                levels = np.where(_squares(frame), levels, self._greys(frame, check.other))
+            elif check.other is not None and check.way is Way.EDGES:
+                levels = self._greys(frame, check.other)
+                lines = edge_lines(self._slice(frame, check.current.volume, fine=EDGES_FINE))
+                self._edges = coloured(np.ascontiguousarray(lines.astype(np.uint8)), _EDGE_COLOURS)
+            self._image = coloured(np.ascontiguousarray(levels), GREYS)
+        self._draw(painter, frame, self._image)
+        if not self._edges.isNull():
+            self._draw(painter, frame, self._edges)
+
+    @staticmethod
+    def _draw(painter: QPainter, frame: Frame, image: QImage) -> None:
+        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, frame.model.interpolated)
+        painter.drawImage(frame.place, image)
+
+    @staticmethod
+    def _paint_brain(painter: QPainter, frame: Frame, brain: LabelMap) -> None:
+        # Looked at anew each time: somebody may be painting in it.
+        labels: LabelArray = np.ascontiguousarray(frame.slice_of(brain.data, brain.grid))
+        box = _box([labels])
+        pixels = _Pixels.of(frame, labels.shape, box) if box is not None else None
+        if pixels is not None:
+            rim = edge(pixels.of_picture(labels) > 0, max(1, round(OUTLINE_PX * frame.ratio)))
+            pixels.draw(painter, np.where(rim, np.uint32(_argb(QColor(CHECK), 255)), np.uint32(0)), frame.ratio)
+
+    def _greys(self, frame: Frame, picture: Picture) -> NDArray[np.uint8]:
+        return greys(self._slice(frame, picture.volume), frame.model.window_of(picture.key))
+
+    def _slice(self, frame: Frame, volume: Volume, fine: int = 1) -> FloatArray:
+        """The slice of a scan, wherever it lies; kept, since half of two pictures rarely changes."""
+        made_of = (frame.cut, frame.index)
+        known = self._slices.get((volume, fine))
+        if known is None or known[0] != made_of:
+            if fine == 1 and volume.grid.same_as(frame.cut.grid, tolerance_mm=1e-3):
+                picture: FloatArray = frame.cut.extract(volume.data, frame.index)
+            else:
+                picture = frame.cut.interpolate(volume.data, volume.grid, frame.index, fine)
+            if len(self._slices) >= 4:
+                del self._slices[next(iter(self._slices))]
+            self._slices[volume, fine] = known = (made_of, picture)
+        return known[1]
+
+
+def _squares(frame: Frame) -> NDArray[np.bool_]:
+    """The white squares of a checkerboard over the slice's voxels, of one size in mm whatever the voxels are."""
+    rows, columns = (frame.cut.grid.shape[axis] for axis, _ in (frame.cut.rows, frame.cut.columns))
+    width, height = frame.cut.size_mm
+    down = np.arange(rows) * height / rows // SQUARE_MM
+    along = np.arange(columns) * width / columns // SQUARE_MM
+    white: NDArray[np.bool_] = (down[:, None] + along[None]) % 2 == 0
+    return white
+
+
+def edge_lines(picture: FloatArray) -> NDArray[np.bool_]:
+    """The edges of a slice ``(rows, columns)`` as lines one pixel wide: where its slope is steepest.
+
+    Smoothed slopes that are largest in their own direction and among the steepest of the slice (Canny 1986, without
+    its second threshold).
+    """
+    from scipy import ndimage
+
+    smooth = ndimage.gaussian_filter(picture, EDGE_SIGMA)
+    down, along = np.gradient(smooth)
+    slope = np.hypot(down, along)
+    signal = slope[slope > 0.02 * slope.max()] if slope.any() else slope[:0]
+    if not signal.size:
+        return np.zeros(picture.shape, bool)
+    least = np.quantile(signal, EDGE_QUANTILE)
+    # Eight directions are four that are looked along both ways.
+    direction = np.round(np.arctan2(down, along) / (np.pi / 4)).astype(int) % 4
+    padded = np.pad(slope, 1)
+    rows, columns = picture.shape
+    steepest = np.zeros(picture.shape, bool)
+    for number, (y, x) in enumerate(((0, 1), (1, 1), (1, 0), (1, -1))):
+        ahead = padded[1 + y : 1 + y + rows, 1 + x : 1 + x + columns]
+        behind = padded[1 - y : 1 - y + rows, 1 - x : 1 - x + columns]
+        steepest |= (direction == number) & (slope >= ahead) & (slope > behind)
+    lines: NDArray[np.bool_] = steepest & (slope >= least)
+    return lines
+
+
 class SliceLayers:
     """All that is painted on one side of a slice, from the scan upwards."""
 
@@ -479,9 +616,13 @@ class SliceLayers:
         self.scan = ScanLayer()
         self.map = MapLayer()
         self.masks = MaskLayer()
+        self.check = CheckLayer()
 
     def paint(self, painter: QPainter, frame: Frame) -> None:
-        """Draw scan, map and masks."""
+        """Draw scan, map and masks, or in their place the step of the preparation that is looked at."""
+        if frame.model.check is not None:
+            self.check.paint(painter, frame, frame.model.check)
+            return
         for layer in (self.scan, self.map, self.masks):
             layer.paint(painter, frame)
 
@@ -513,6 +654,10 @@ def scale_bar(width_mm: float) -> tuple[float, str]:
 
 def _argb(colour: QColor, alpha: int) -> int:
     return alpha << 24 | colour.red() << 16 | colour.green() << 8 | colour.blue()
+
+
+# Nothing, and the line.
+_EDGE_COLOURS = [0, _argb(QColor(CHECK), 255)] + [0] * 254
 
 
 @lru_cache(maxsize=8)

@@ -26,7 +26,7 @@ from app.cut import Cut, cut_of
 from app.slice_layers import SOFT_WHITE, Frame, MarksLayer, SliceLayers, paint_ruler
 from app.slice_slider import SliceSlider
 from app.theme import LABEL_PX, body_font
-from app.viewer_model import Layer, LayerKey, Plane, Point, Side, ViewerModel, Window
+from app.viewer_model import Layer, LayerKey, Plane, Point, Side, ViewerModel, Way, Window
 from engine.volume import TUMOUR_CORE, Box
 
 Voxel = tuple[int, int, int]
@@ -144,7 +144,13 @@ class SliceView(QAbstractScrollArea):
             model.crosshair_changed,
         ):
             signal.connect(self._update)
-        for signal in (model.window_changed, model.view_changed, model.ruler_changed, model.layout_changed):
+        for signal in (
+            model.window_changed,
+            model.view_changed,
+            model.ruler_changed,
+            model.layout_changed,
+            model.check_changed,
+        ):
             signal.connect(self.viewport().update)
         model.overlay_changed.connect(self._update)
         for signal in (model.labels_changed, model.other_changed):
@@ -329,10 +335,12 @@ class SliceView(QAbstractScrollArea):
         painter.fillRect(self.viewport().rect(), QColor("black"))
         frame = self.frame()
         if frame is not None:
-            if self._swiping:
+            if self._swiping and self.model.check is None:
                 self._paint_swiped(painter)
             else:
                 self._layers[self._side].paint(painter, frame)
+                if self._has_swipe:
+                    self._paint_swipe_line(painter)
             self._marks.paint(painter, frame, self.line_of_text(frame))
             if self.model.ruler is not None:
                 paint_ruler(painter, frame, self.model.ruler)
@@ -358,6 +366,16 @@ class SliceView(QAbstractScrollArea):
                 painter.setClipRect(half)
                 self._layers[side].paint(painter, frame)
                 painter.restore()
+        self._paint_swipe_line(painter)
+
+    @property
+    def _has_swipe(self) -> bool:
+        """Whether there is a line to draw across the picture: between two results, or two pictures of a scan."""
+        check = self.model.check
+        return self._swiping if check is None else check.way is Way.SWIPE
+
+    def _paint_swipe_line(self, painter: QPainter) -> None:
+        area, x = QRectF(self.viewport().rect()), self._swipe_x()
         painter.setRenderHint(QPainter.RenderHint.Antialiasing, True)
         painter.setPen(QPen(SOFT_WHITE, 1.5))
         painter.drawLine(QPointF(x, 0), QPointF(x, area.height()))
@@ -460,7 +478,7 @@ class SliceView(QAbstractScrollArea):
         if self._swipe_held:
             self.model.set_layout(swipe=event.position().x() / max(1, self.viewport().width()))
             return
-        if self._swiping and not event.buttons():
+        if self._has_swipe and not event.buttons():
             near = self._near_swipe(event.position())
             self.setCursor(Qt.CursorShape.SplitHCursor if near else self._usual_cursor())
         if self._tool is not None and (self._tool_holds or not event.buttons()):
@@ -504,7 +522,7 @@ class SliceView(QAbstractScrollArea):
             self.model.fit()
 
     def _near_swipe(self, position: QPointF) -> bool:
-        return self._swiping and abs(position.x() - self._swipe_x()) <= SWIPE_REACH_PX
+        return self._has_swipe and abs(position.x() - self._swipe_x()) <= SWIPE_REACH_PX
 
     def _usual_cursor(self) -> Qt.CursorShape | QCursor:
         return self._tool.cursor if self._tool is not None else Qt.CursorShape.CrossCursor

@@ -16,6 +16,8 @@ from app import ASSETS
 WHOLE_TUMOUR = "#56B4E9"
 CORE = "#E69F00"
 DISAGREEMENT = "#CC79A7"
+# Lines that judge the preparation: the brain's outline, the edges of a scan on another.
+CHECK = "#F0E442"
 
 BODY_PX = 13
 LABEL_PX = 11

@@ -312,6 +312,68 @@ class Ruler:
     by_hand: bool = False
 
 
+class Way(Enum):
+    """How two pictures of one place are held against each other."""
+
+    ALONE = "alone"
+    CHECKERBOARD = "checkerboard"
+    EDGES = "edges"
+    SWIPE = "swipe"
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A scan that is looked at to see what was done to it; it may lie on any grid.
+
+    Attributes:
+        volume: The scan, where it lies now.
+        key: The layer whose window it is seen through.
+        name: What it is called on screen.
+    """
+
+    volume: Volume
+    key: LayerKey
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    """A look at what a step of the preparation did, in every view in place of scan and masks.
+
+    Attributes:
+        before: The scan before the step.
+        after: The scan after it.
+        reference: What it was brought onto; None where a step moves nothing.
+        way: How they are held against each other.
+        at_before: Whether the scan is seen as it was before.
+        brain: The brain to outline, label 0 outside.
+    """
+
+    before: Picture
+    after: Picture
+    reference: Picture | None = None
+    way: Way = Way.ALONE
+    at_before: bool = False
+    brain: LabelMap | None = None
+
+    @property
+    def current(self) -> Picture:
+        """What is judged."""
+        return self.before if self.at_before else self.after
+
+    @property
+    def other(self) -> Picture | None:
+        """What it is held against; None where it is seen alone."""
+        if self.way is Way.ALONE:
+            return None
+        return self.reference if self.reference is not None else self.before
+
+    @property
+    def right(self) -> Picture:
+        """What lies right of a swipe's line; without a reference before and after are swiped, whichever is on."""
+        return self.current if self.reference is not None else self.after
+
+
 @dataclass(frozen=True)
 class Overlay:
     """How the masks are drawn.
@@ -366,6 +428,7 @@ class ViewerModel(QObject):
         layout_changed: Other views, another plane of the one that is big, or another way to compare.
         ruler_changed: Something else is measured, or nothing.
         pointer_changed: The pointer is over another place of the patient, or over none.
+        check_changed: A step of the preparation is looked at, in another way, or none is.
     """
 
     layers_changed = Signal()
@@ -381,6 +444,7 @@ class ViewerModel(QObject):
     layout_changed = Signal()
     ruler_changed = Signal()
     pointer_changed = Signal()
+    check_changed = Signal()
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -405,6 +469,7 @@ class ViewerModel(QObject):
         self._swipe = 0.5
         self._other: Version | None = None
         self._pointer: Point | None = None
+        self._check: Check | None = None
 
     # Layers
 
@@ -437,6 +502,8 @@ class ViewerModel(QObject):
             self._shown = next(iter(self._layers), None)
         self._mask = self._other = self._pointer = self._ruler = None
         self._corrections = 0
+        if self._check is not None:
+            self.set_check(None)
         if not keep_place and self._layers:
             self._centre = self.content_mm.mean(axis=0)
             self._crosshair = self._snapped(self._centre)
@@ -713,6 +780,18 @@ class ViewerModel(QObject):
         """Show a measurement, or none."""
         self._ruler = ruler
         self.ruler_changed.emit()
+
+    # Looking at the preparation
+
+    @property
+    def check(self) -> Check | None:
+        """The step of the preparation that is looked at."""
+        return self._check
+
+    def set_check(self, check: Check | None) -> None:
+        """Look at a step of the preparation, or at scan and masks again."""
+        self._check = check
+        self.check_changed.emit()
 
     # Convention
 
