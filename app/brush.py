@@ -3,16 +3,41 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 from weakref import WeakSet
 
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QColor, QCursor, QPainter, QPen
 
-from app.correcting import Corrections, Tool
+from app.correcting import Hand, Tool
 from app.slice_view import SliceView, Voxel
-from app.viewer_model import Point, Side, ViewerModel
+from app.viewer_model import Plane, Point, Side
 
 HALO = QColor(0, 0, 0, 170)
+
+
+class Drawn(Protocol):
+    """What a brush draws on: the mask that is corrected, or the outline of the brain."""
+
+    @property
+    def hand(self) -> Hand:
+        """What is in hand."""
+
+    @property
+    def colour(self) -> str:
+        """Of what is drawn, ``#RRGGBB``."""
+
+    def begin_stroke(self, world: Point, plane: Plane, inverse: bool = False) -> None:
+        """Put the brush down."""
+
+    def go_on(self, world: Point, plane: Plane) -> None:
+        """Draw to another point."""
+
+    def end_stroke(self) -> None:
+        """Lift the brush."""
+
+    def remove_island(self, world: Point, plane: Plane) -> None:
+        """Take away the connected piece at a point."""
 
 
 class BrushTool:
@@ -21,14 +46,13 @@ class BrushTool:
     The other buttons, Shift and the wheel stay the view's: window and level, pan, slices.
 
     Args:
-        corrections: What is in hand and what it changes.
-        model: Colours of the regions.
+        drawn: What is in hand and what it changes.
     """
 
     cursor: Qt.CursorShape | QCursor = Qt.CursorShape.CrossCursor
 
-    def __init__(self, corrections: Corrections, model: ViewerModel) -> None:
-        self._corrections, self._model = corrections, model
+    def __init__(self, drawn: Drawn) -> None:
+        self._drawn = drawn
         self._views: WeakSet[SliceView] = WeakSet()
         self._world: Point | None = None
         self._inverse = False
@@ -42,10 +66,10 @@ class BrushTool:
         if view.side is not Side.MAIN:
             return False  # what is compared with is not corrected
         self._follow(world, modifiers)
-        if self._corrections.hand.tool is Tool.ISLAND:
-            self._corrections.remove_island(world, view.plane)
+        if self._drawn.hand.tool is Tool.ISLAND:
+            self._drawn.remove_island(world, view.plane)
         else:
-            self._corrections.begin_stroke(world, view.plane, self._inverse)
+            self._drawn.begin_stroke(world, view.plane, self._inverse)
         return True
 
     def move(
@@ -53,7 +77,7 @@ class BrushTool:
     ) -> bool:
         """Draw on."""
         self._world = world
-        self._corrections.go_on(world, view.plane)
+        self._drawn.go_on(world, view.plane)
         self._repaint()
         return True
 
@@ -61,7 +85,7 @@ class BrushTool:
         self, view: SliceView, world: Point, voxel: Voxel, buttons: Qt.MouseButton, modifiers: Qt.KeyboardModifier
     ) -> bool:
         """Lift the brush."""
-        self._corrections.end_stroke()
+        self._drawn.end_stroke()
         self._follow(world, modifiers)
         return True
 
@@ -72,7 +96,7 @@ class BrushTool:
     def paint(self, painter: QPainter, view: SliceView) -> None:
         """Its outline: whole round where it paints, dashed where it erases."""
         self._views.add(view)
-        hand, world = self._corrections.hand, self._world
+        hand, world = self._drawn.hand, self._world
         cut, index = view.cut, view.index
         if world is None or cut is None or index is None or not hand.tool.draws:
             return
@@ -84,8 +108,7 @@ class BrushTool:
         if middle is None:
             return
         radius = math.sqrt(hand.radius_mm**2 - away**2) * view.px_per_mm
-        overlay = self._model.overlay
-        colour = QColor(overlay.core if hand.core else overlay.whole_tumour)
+        colour = QColor(self._drawn.colour)
         erasing = (hand.tool is Tool.ERASE) != self._inverse
         painter.setBrush(Qt.BrushStyle.NoBrush)
         painter.setPen(QPen(HALO, 3.5))

@@ -11,13 +11,14 @@ for, hold not even a path or a file's name.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -31,13 +32,16 @@ from engine.progress import Progress
 from engine.volume import Grid, LabelMap, Sequence
 
 if TYPE_CHECKING:
+    from app.session import Studies
+    from engine.dicom import Series, Study
     from engine.editing import Edit, Editor
     from engine.inference import Segmentation
     from engine.model_card import ModelCard
     from engine.registry import Choice
     from engine.sequences import SubjectFiles
 
-FORMAT = 1
+# 2: with the preparation of the scans, and DICOM.
+FORMAT = 2
 ENDING = ".gliascope"
 KEPT_ENDING = ".kept.json"
 LARGEST_FILE = 256 * 1024 * 1024
@@ -77,16 +81,21 @@ class Case:
     """What a case file holds.
 
     Attributes:
-        scans: The files.
-        resample: Whether they were brought onto one grid.
+        scans: The files; none where they are series of a DICOM study.
         view: What was on screen, as plain JSON values.
         result: Result and corrections, as `describe_result` made them; None where there was none.
+        preparation: What was to be done to the scans, as `engine.pipeline.Settings` writes it; None in cases older
+            than that.
+        source: The folder or file that holds a DICOM study; None for files of their own.
+        series: Key of the series of each sequence.
     """
 
     scans: tuple[Scan, ...]
-    resample: bool
     view: Mapping[str, Any]
     result: Mapping[str, Any] | None
+    preparation: Mapping[str, Any] | None = None
+    source: Path | None = None
+    series: Mapping[Sequence, Series] = field(default_factory=dict)
 
     @property
     def volumes(self) -> dict[Path, int]:
@@ -97,6 +106,23 @@ class Case:
     def confirmed(self) -> set[Path]:
         """Files whose sequence the user said."""
         return {scan.path for scan in self.scans if scan.confirmed}
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A case and its scans, found again.
+
+    Attributes:
+        case: With every scan's path as it is now.
+        files: The scans as a patient; None where they are series of a DICOM study.
+        studies: The studies among which that one is.
+        study: It, with the series of the case.
+    """
+
+    case: Case
+    files: SubjectFiles | None
+    studies: Studies | None = None
+    study: Study | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +175,7 @@ def describe_result(
     base: LabelMap,
     edits: Iterable[Edit],
     written: Iterable[str],
+    preparation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A result and its corrections as plain JSON values.
 
@@ -159,10 +186,12 @@ def describe_result(
         base: The label map before any correction.
         edits: The corrections.
         written: SHA-256 of the masks saved of it.
+        preparation: What was to be done to the scans it was found in, where that is not kept beside it.
     """
     from engine import editing
 
     return {
+        **({"preparation": dict(preparation)} if preparation is not None else {}),
         "grid": {"shape": list(base.grid.shape), "affine": base.grid.affine.tolist()},
         "model": _without_patients(segmentation.card),
         "model_sha256": segmentation.card.fingerprint,
@@ -293,27 +322,76 @@ def write_case(path: Path, case: Case, progress: Progress) -> Path:
                 "confirmed": scan.confirmed,
             }
         )
-    document = {
+    document: dict[str, Any] = {
         "gliascope_case": FORMAT,
         "scans": scans,
-        "resample": case.resample,
         "view": dict(case.view),
         "result": case.result,
+        "preparation": case.preparation,
     }
+    if case.source is not None:
+        # Neither what a series is called nor anything else of its header: its place among the files, and its content.
+        document["dicom"] = {
+            "path": _relative(case.source, path.parent),
+            "series": {
+                sequence.value: {"key": series.key, "sha256": _content_of_series(series, progress)}
+                for sequence, series in case.series.items()
+            },
+        }
     _write(path, document)
     return path
 
 
-def open_case(path: Path, folder: Path | None, progress: Progress) -> tuple[Case, SubjectFiles]:
+def _content_of_series(series: Series, progress: Progress) -> str:
+    """One SHA-256 of all its files, in the order of their slices."""
+    together = hashlib.sha256()
+    for file in series.files:
+        progress.check()
+        together.update(bytes.fromhex(_content(file)))
+    return together.hexdigest()
+
+
+def _find_study(
+    path: Path, folder: Path | None, told: Mapping[str, Any], progress: Progress
+) -> tuple[Path, Studies, Study]:
+    """The DICOM study of a case, where it is now.
+
+    Raises:
+        ScansMoved: It is not there, or not with the same content.
+    """
+    from app.session import Studies
+    from engine import dicom
+    from engine.workshop import Workshop
+
+    wanted = {Sequence(name): (str(one["key"]), str(one["sha256"])) for name, one in told["series"].items()}
+    source = folder if folder is not None else Path(os.path.normpath(path.parent / str(told["path"])))
+    why = "it is missing"
+    if source.exists():
+        workshop = Workshop()
+        studies = dicom.look([source], workshop, progress)
+        contents: dict[str, str] = {}
+        for study in studies:
+            there = {series.key: series for series in study.series}
+            digests = {digest for _, digest in wanted.values()}
+            by_content: dict[str, Series] = {}
+            for series in (there[key] for key, _ in wanted.values() if key in there):
+                contents[series.key] = contents.get(series.key) or _content_of_series(series, progress)
+                by_content[contents[series.key]] = series
+            if digests <= set(by_content):
+                chosen = study.choosing({s: by_content[digest] for s, (_, digest) in wanted.items()})
+                return source, Studies(tuple(studies), workshop, (source,)), chosen
+        workshop.close()
+        why = "its series are others"
+    raise ScansMoved(f"The DICOM study of {shown(path)} is not where it was", why, "Where is it now?")
+
+
+def open_case(path: Path, folder: Path | None, progress: Progress) -> Found:
     """Read a case and find its scans.
 
     Args:
         path: The case.
         folder: Where the user says the scans are now; None to look where they were, and beside the case.
         progress: Told how far it is.
-
-    Returns:
-        The case, with every scan's path as it is now, and the files as a patient.
 
     Raises:
         ScansMoved: They are not there, or not with the same content; ask for the folder and try again.
@@ -334,17 +412,26 @@ def open_case(path: Path, folder: Path | None, progress: Progress) -> tuple[Case
             )
             for entry in document["scans"]
         ]
-        view, result, resample = dict(document["view"]), document["result"], bool(document["resample"])
+        view, result, preparation = dict(document["view"]), document["result"], document.get("preparation")
+        told = document.get("dicom")
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path) from error
-    if not entries or not (result is None or isinstance(result, dict)):
+    if any(not (part is None or isinstance(part, dict)) for part in (result, preparation, told)):
+        raise _damaged(path)
+    if told is not None:
+        try:
+            source, studies, study = _find_study(path, folder, told, progress)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _damaged(path) from error
+        return Found(Case((), view, result, preparation, source, study.chosen), None, studies, study)
+    if not entries:
         raise _damaged(path)
     scans = []
     for number, (written, digest, scan) in enumerate(entries):
         progress.update(number / len(entries), f"looking for {PurePosixPath(written).name}")
         scans.append(replace(scan, path=_find(written, digest, path, folder, progress)))
-    case = Case(tuple(scans), resample, view, result)
-    return case, _as_patient(case, path)
+    case = Case(tuple(scans), view, result, preparation)
+    return Found(case, _as_patient(case, path))
 
 
 def with_ending(path: Path) -> Path:

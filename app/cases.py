@@ -13,11 +13,11 @@ import numpy as np
 from PySide6.QtCore import QObject, QTimer, Signal
 
 from app import case_file
-from app.case_file import Case, Kept, Restored, Scan, ScansMoved
+from app.case_file import Case, Kept, Restored, Scan, ScansMoved, UnusableCase
 from app.correcting import Corrections
 from app.jobs import Jobs
 from app.session import Result, Session, Stage
-from app.settings import Settings
+from app.settings import Settings as Remembered
 from app.telling import Problem
 from app.viewer_model import LayerKey, Layout, Map, MaskStyle, Plane, ViewerModel, Window
 from engine.errors import UserError
@@ -25,7 +25,9 @@ from engine.progress import Progress
 from engine.volume import Sequence
 
 if TYPE_CHECKING:
+    from engine.dicom import Series, Study
     from engine.editing import Edit, Editor
+    from engine.pipeline import Settings
     from engine.sequences import SubjectFiles
 
 KEEP_AFTER_MS = 400
@@ -40,14 +42,31 @@ class _Sitting:
     original: Result
     path: Path
     inputs: tuple[str, ...]
+    preparation: dict[str, Any]
     written: frozenset[str] = frozenset()
 
     def describe(self, edits: tuple[Edit, ...]) -> dict[str, Any]:
         """For `case_file`; reads nothing that changes meanwhile."""
         original = self.original
         return case_file.describe_result(
-            original.segmentation, original.choice, original.seconds, self.editor.base, edits, self.written
+            original.segmentation,
+            original.choice,
+            original.seconds,
+            self.editor.base,
+            edits,
+            self.written,
+            self.preparation,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    """A result that is brought back as soon as the scans are prepared as they were for it."""
+
+    values: Mapping[str, Any]
+    safe: bool
+    kept: Path | None
+    files: SubjectFiles | None
 
 
 class Cases(QObject):
@@ -67,7 +86,7 @@ class Cases(QObject):
         session: Session,
         jobs: Jobs,
         corrections: Corrections,
-        settings: Settings,
+        settings: Remembered,
         parent: QObject | None = None,
     ) -> None:
         super().__init__(parent)
@@ -75,6 +94,8 @@ class Cases(QObject):
         self._corrections, self._settings = corrections, settings
         self._path: Path | None = None
         self._case_files: SubjectFiles | None = None
+        self._case_study: Study | None = None
+        self._waiting: _Waiting | None = None
         self._opening: Case | None = None
         self._known: SubjectFiles | None = None
         self._inputs: tuple[str, ...] = ()
@@ -88,6 +109,7 @@ class Cases(QObject):
         self._later.setInterval(KEEP_AFTER_MS)
         self._later.timeout.connect(self._keep)
         session.patient_changed.connect(self._patient_changed)
+        session.prepared_changed.connect(self._prepared)
         session.saved_changed.connect(self._mask_saved)
         session.problem_changed.connect(self._ask)
         session.stage_changed.connect(self._ask)
@@ -98,7 +120,14 @@ class Cases(QObject):
     @property
     def path(self) -> Path | None:
         """The case file of the patient on the desk, if there is one."""
-        return self._path if self._case_files is not None and self._case_files is self._session.files else None
+        return self._path if self._is_of_case() else None
+
+    def _is_of_case(self) -> bool:
+        """Whether the patient on the desk came from the case, or was saved as it."""
+        files, studies = self._session.files, self._session.studies
+        if self._case_study is not None and studies is not None and studies.taken is self._case_study:
+            return True
+        return self._case_files is not None and self._case_files is files
 
     @property
     def why_not(self) -> str:
@@ -114,9 +143,16 @@ class Cases(QObject):
         files = self._session.files
         if files is None or self.why_not:
             return
-        indices, resample, confirmed = self._session.answers
+        indices, confirmed = self._session.answers
+        studies, preparation = self._session.studies, self._session.settings.to_json()
         named: list[tuple[Path, Sequence | None]] = [(file, sequence) for sequence, file in files.files.items()]
         named += [(file, None) for file in files.unknown]
+        series: Mapping[Sequence, Series] = {}
+        source = None
+        if studies is not None and studies.taken is not None:
+            # Converted series are gone tomorrow: what is named is what they were made from.
+            series = {s: studies.taken.chosen[s] for s in files.files}
+            named, source = [], studies.common_source
         scans = tuple(Scan(file, sequence, indices.get(file), file in confirmed) for file, sequence in named)
         applied = self._corrections.applied
         original, editor = self._corrections.original, self._corrections.editor
@@ -129,10 +165,10 @@ class Cases(QObject):
                 told = case_file.describe_result(
                     original.segmentation, original.choice, original.seconds, base, applied, written
                 )
-            return case_file.write_case(path, Case(scans, resample, view, told), progress)
+            return case_file.write_case(path, Case(scans, view, told, preparation, source, series), progress)
 
         def saved(where: Path) -> None:
-            self._path, self._case_files = where, files
+            self._path, self._case_files, self._case_study = where, files, None
             self._remember(where)
             if self._corrections.original is original and original is not None:
                 self._safe = applied
@@ -149,6 +185,9 @@ class Cases(QObject):
         result = self._session.result
         if result is None or self._session.stage is not Stage.DONE:
             return "There is no mask yet. Segment and correct it first."
+        worked = self._session.worked
+        if self._session.studies is not None or (worked is not None and worked.changed):
+            return "Its scans were prepared here; a training takes scans that share a grid and show the brain alone."
         if not result.segmentation.edited_by_hand:
             return "Correct the mask first: a network learns nothing new from its own opinion."
         return ""
@@ -158,7 +197,7 @@ class Cases(QObject):
         files, subject, result = self._session.files, self._session.subject, self._session.result
         if files is None or subject is None or result is None or self.why_not_learnt_from:
             return
-        indices, resample, _ = self._session.answers
+        indices, _ = self._session.answers
         # Scans that were left out, such as those on another grid, have no part in the mask.
         files = replace(files, files={sequence: files.files[sequence] for sequence in subject})
         volumes = {sequence: indices[path] for sequence, path in files.files.items() if path in indices}
@@ -167,7 +206,7 @@ class Cases(QObject):
         def add(_: Progress) -> str:
             from trainer import corrected
 
-            added = corrected.add(files, segmentation.label_map, segmentation.edited_by_hand, volumes, resample)
+            added = corrected.add(files, segmentation.label_map, segmentation.edited_by_hand, volumes)
             return added.name
 
         def added(name: str) -> None:
@@ -193,11 +232,20 @@ class Cases(QObject):
         """
         self._session.dismiss()
 
-        def opened(value: tuple[Case, SubjectFiles]) -> None:
-            case, files = value
-            self._opening, self._path, self._case_files = case, path, files
+        def opened(found: case_file.Found) -> None:
+            case = found.case
+            try:
+                settings = settings_of(case.preparation)
+            except UnusableCase as error:
+                failed(error)
+                return
+            self._opening, self._path = case, path
+            self._case_files, self._case_study = found.files, found.study
             self._remember(path)
-            self._session.open_known(files, case.volumes, case.resample, case.confirmed)
+            if found.files is not None:
+                self._session.open_known(found.files, case.volumes, case.confirmed, settings)
+            elif found.studies is not None and found.study is not None:
+                self._session.open_study(found.studies, found.study, settings)
 
         def failed(error: Exception) -> None:
             if isinstance(error, ScansMoved):
@@ -258,7 +306,7 @@ class Cases(QObject):
         assert files is not None  # what was read came from files
         self._known, self._inputs, self._kept, self._question = files, (), [], None
         self._opening = None
-        if opening is not None and files is self._case_files:
+        if opening is not None and self._is_of_case():
             if opening.result is not None:
                 self._restore(opening.result, safe=True, view=opening.view)
             else:
@@ -302,6 +350,17 @@ class Cases(QObject):
         files, subject = self._session.files, self._session.subject
         if subject is None:
             return
+        wanted = values.get("preparation")
+        if wanted is not None and wanted != self._session.settings.to_json():
+            # It was found in scans that had been prepared otherwise.
+            try:
+                settings = settings_of(wanted)
+            except UnusableCase as error:
+                self._session.fail(error, "Opening stopped")
+                return
+            self._waiting = _Waiting(values, safe, kept, files)
+            self._session.prepare(settings if settings is not None else self._session.settings)
+            return
 
         def restored(value: Restored) -> None:
             if self._session.files is not files:
@@ -309,7 +368,7 @@ class Cases(QObject):
             original = Result(value.segmentation, value.mask, value.choice, value.seconds)
             self._sitting = None
             if kept is not None:
-                self._sitting = _Sitting(value.editor, original, kept, self._inputs)
+                self._sitting = _Sitting(value.editor, original, kept, self._inputs, self._session.settings.to_json())
             self._safe = value.editor.applied if safe else ()
             self._corrections.adopt(value.editor, original, value.written)
             # Probabilities are not kept, and a map of nothing would be taken for one that is nothing everywhere.
@@ -328,6 +387,15 @@ class Cases(QObject):
             on_failed=lambda error: self._session.fail(error, "Opening stopped"),
             topic="restore",
         )
+
+    def _prepared(self) -> None:
+        """The scans are prepared as a result that was kept needs them."""
+        waiting = self._waiting
+        if waiting is None or self._session.stage not in (Stage.READY, Stage.DONE):
+            return
+        self._waiting = None
+        if self._session.files is waiting.files and waiting.values["preparation"] == self._session.settings.to_json():
+            self._restore(waiting.values, waiting.safe, kept=waiting.kept)
 
     # Corrections nobody has saved
 
@@ -388,7 +456,13 @@ class Cases(QObject):
         if editor is None or original is None or not self._inputs:
             return
         if self._sitting is None:
-            self._sitting = _Sitting(editor, original, case_file.new_kept_path(self._inputs), self._inputs)
+            self._sitting = _Sitting(
+                editor,
+                original,
+                case_file.new_kept_path(self._inputs),
+                self._inputs,
+                self._session.settings.to_json(),
+            )
         self._sitting.written = self._session.written
         if editor.applied == self._safe:
             self._stop_keeping(self._sitting)
@@ -508,6 +582,22 @@ class Cases(QObject):
         unknown: Iterable[LayerKey] = (key for key in self._model.layers if not isinstance(key, Sequence))
         names: dict[LayerKey, str] = {key: key.value for key in self._model.layers if isinstance(key, Sequence)}
         return names | {key: f"unknown {number}" for number, key in enumerate(unknown, start=1)}
+
+
+def settings_of(record: Mapping[str, Any] | None) -> Settings | None:
+    """What is to be done to the scans of a case; None where it does not say.
+
+    Raises:
+        UnusableCase: What it says was not written by Gliascope.
+    """
+    from engine.pipeline import Settings
+
+    if record is None:
+        return None
+    try:
+        return Settings.from_json(record)
+    except ValueError as error:
+        raise UnusableCase("The case cannot be used", "how its scans were prepared is damaged", "") from error
 
 
 def _when(moment: datetime) -> str:

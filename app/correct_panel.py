@@ -137,7 +137,7 @@ class CorrectPanel(Section):
         self.size_slider.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         self.size_slider.setAccessibleName("Size of the brush")
         self.size_slider.setToolTip("Diameter of the brush (A and S)")
-        self.size_slider.valueChanged.connect(lambda value: self._corrections.take(radius_mm=_radius(value)))
+        self.size_slider.valueChanged.connect(lambda value: self._corrections.take(radius_mm=radius_at(value)))
         name.setBuddy(self.size_slider)
         self.size_words = label("")
         self.size_words.setMinimumWidth(52)
@@ -225,7 +225,7 @@ class CorrectPanel(Section):
         self.size_row.setVisible(hand.tool.draws)
         self.limit_row.setVisible(hand.tool.draws)
         self.size_slider.blockSignals(True)
-        self.size_slider.setValue(_place(hand.radius_mm))
+        self.size_slider.setValue(place_of(hand.radius_mm))
         self.size_slider.blockSignals(False)
         diameter = 2 * hand.radius_mm
         self.size_words.setText(f"{diameter:.1f} mm" if diameter < 10 else f"{diameter:.0f} mm")
@@ -366,12 +366,13 @@ class CorrectPanel(Section):
         self._corrections.set_intensities(self.low.value(), self.high.value())
 
 
-def _radius(place: int) -> float:
+def radius_at(place: int) -> float:
     """The radius in mm at a place of the slider, whose steps are ratios."""
     low, high = RADIUS_RANGE_MM
     return low * float((high / low) ** (place / SLIDER_STEPS))
 
 
-def _place(radius_mm: float) -> int:
+def place_of(radius_mm: float) -> int:
+    """The place of the slider for a radius in mm."""
     low, high = RADIUS_RANGE_MM
     return round(SLIDER_STEPS * math.log(radius_mm / low) / math.log(high / low))

@@ -148,6 +148,12 @@ class Corrections(QObject):
         """What is in hand."""
         return self._hand
 
+    @property
+    def colour(self) -> str:
+        """Of the region in hand."""
+        overlay = self._model.overlay
+        return overlay.core if self._hand.core else overlay.whole_tumour
+
     def take(self, **changes: object) -> None:
         """Change some of `Hand`: ``take(tool=Tool.PAINT)``. Without a result there is nothing but to look."""
         if "radius_mm" in changes:
@@ -299,6 +305,9 @@ class Corrections(QObject):
 
     def copy_from_file(self, path: Path, everything: bool) -> None:
         """Take the region in hand, or everything, from a mask in a file."""
+        worked = self._session.worked
+        if worked is None:
+            return
 
         def read(labels: LabelMap) -> None:
             self.copy_from(labels, path.name, everything)
@@ -306,6 +315,7 @@ class Corrections(QObject):
         self._jobs.run(
             tasks.read_labels,
             path,
+            worked,
             on_finished=read,
             on_failed=lambda error: self._session.fail(error, "Copying stopped"),
             topic="copy",

@@ -75,19 +75,19 @@ class EntryRow(QPushButton):
         self._title.setObjectName("" if path is not None else "secondary")
         self._title.style().unpolish(self._title)
         self._title.style().polish(self._title)
-        self._file.setText(path.name if path is not None else "")
+        self._file.setText(entry.name)
         self._file.setVisible(path is not None)
         self._state.setText(entry.presence.value)
         self._state.setVisible(entry.presence is not Presence.UNKNOWN)
         self.menu_button.setVisible(path is not None)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         if path is not None:
-            self.menu_button.say(f"Say what {path.name} really is")
+            self.menu_button.say(f"Say what {entry.name} really is")
             show = f"Show it ({self._number})" if entry.sequence is not None else "Show it"
-            self.setToolTip("\n".join(filter(None, (path.name, entry.why, show))))
+            self.setToolTip("\n".join(filter(None, (entry.name, entry.why, show))))
         else:
             self.setToolTip(f"{entry.why} Drop one here, or click to choose a file.")
-        self.setAccessibleName(", ".join(filter(None, (title, entry.presence.value, path.name if path else ""))))
+        self.setAccessibleName(", ".join(filter(None, (title, entry.presence.value, entry.name))))
         self.setAccessibleDescription(entry.why)
 
     @property
@@ -216,7 +216,7 @@ class LayersPanel(Section):
 
     def _update(self) -> None:
         # While files are read the list is about to change under the pointer.
-        free = self._session.stage not in (Stage.LOADING,)
+        free = self._session.stage not in (Stage.LOADING, Stage.PREPARING)
         self.add_button.setEnabled(free)
         full = all(entry.path is not None for entry in self._session.entries[:4])
         self.add_button.setVisible(not full)

@@ -48,14 +48,19 @@ from app.correcting import RADIUS_STEP, Corrections, Tool
 from app.jobs import Jobs
 from app.layers_panel import LayersPanel
 from app.layouts import Layouts
+from app.nudging import NudgeTool, screen_step
 from app.picture import compose, words_for
+from app.preparation_panel import CheckBar, PreparationPanel
+from app.preparing import FINE, STEP_DEG, STEP_MM, Preparation
 from app.readout import Readout
 from app.review import TRUTH, Review
 from app.ruler import RulerTool
 from app.segment_panel import ResultPanel, SegmentPanel
-from app.session import Session, Stage
+from app.series_card import SeriesCard
+from app.session import Session, Stage, Studies
 from app.settings import Settings
 from app.shortcuts import bind, in_group, sheet
+from app.slice_view import Tool as SliceTool
 from app.speech import SliceSpeech
 from app.surface_cell import SurfaceCell
 from app.theme import Theme
@@ -113,7 +118,12 @@ class MainWindow(QMainWindow):
         self.result = ResultPanel(theme, model, session)
         self.corrections = Corrections(model, session, jobs, self)
         self.correct = CorrectPanel(theme, model, session, self.corrections, lambda: self.layouts.active.plane)
-        self._brush = BrushTool(self.corrections, model)
+        self._brush = BrushTool(self.corrections)
+        self.preparation = Preparation(model, session, jobs, self)
+        self.prepared = PreparationPanel(theme, session, self.preparation)
+        self.check_bar = CheckBar(theme, self.preparation)
+        self._brain_brush = BrushTool(self.preparation)
+        self._nudge = NudgeTool(self.preparation, model)
         self.cases = Cases(model, session, jobs, self.corrections, settings, self)
         self.wizard: TrainingWizard | None = None
         self._background: TrainingBackground | None = None
@@ -133,7 +143,7 @@ class MainWindow(QMainWindow):
         stack = QVBoxLayout(inside)
         stack.setContentsMargins(0, 0, 0, 0)
         stack.setSpacing(0)
-        for section in (self.layers, self.segment, self.result, self.correct):
+        for section in (self.layers, self.prepared, self.segment, self.result, self.correct):
             stack.addWidget(section)
         stack.addStretch()
         self.panel.setWidget(inside)
@@ -142,6 +152,7 @@ class MainWindow(QMainWindow):
         column = QVBoxLayout(pictures)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)
+        column.addWidget(self.check_bar)
         column.addWidget(self.layouts, 1)
         column.addWidget(self.readout)
         desk = QWidget()
@@ -190,6 +201,10 @@ class MainWindow(QMainWindow):
         self.cases.recent_changed.connect(self._update_recent)
         self._update_recent()
         self.corrections.hand_changed.connect(self._update_tool)
+        self.preparation.changed.connect(self._update_looking)
+        self.preparation.hand_changed.connect(self._update_tool)
+        self.prepared.series.connect(session.choose_series)
+        session.series_wanted.connect(self.show_series)
         self.panel.verticalScrollBar().rangeChanged.connect(self._show_tools)
         self.corrections.changed.connect(self._update_corrections)
         self.corrections.volumes_changed.connect(self.result.show_volumes)
@@ -306,8 +321,8 @@ class MainWindow(QMainWindow):
             self.addAction(entry)
         menu.addSeparator()
         for name, both, act in (
-            ("Undo", ("Ctrl+Z",), lambda: self.corrections.undo()),
-            ("Redo", ("Ctrl+Shift+Z", "Ctrl+Y"), lambda: self.corrections.redo()),
+            ("Undo", ("Ctrl+Z",), lambda: self._drawn.undo()),
+            ("Redo", ("Ctrl+Shift+Z", "Ctrl+Y"), lambda: self._drawn.redo()),
         ):
             entry = in_group(action(name, self), "Correct")
             entry.setShortcuts([QKeySequence(key) for key in both])
@@ -367,8 +382,13 @@ class MainWindow(QMainWindow):
 
     def _bind_keys(self) -> None:
         model, session = self.model, self.session
-        look, layouts, tumour, correct, work = "Look", "Layouts", "Tumour", "Correct", "Work"
-        hands = self.corrections
+        look, layouts, tumour, correct = "Look", "Layouts", "Tumour", "Correct"
+        prepare, work = "Prepare", "Work"
+        hands, prepared = self.corrections, self.preparation
+
+        def drawn() -> Corrections | Preparation:
+            return prepared if prepared.drawable else hands
+
         titles = {
             Layout.PLANES: "Three planes",
             Layout.SURFACE: "Three planes and 3-D",
@@ -417,9 +437,9 @@ class MainWindow(QMainWindow):
             (correct, "Erase", "E", lambda: self._take(Tool.ERASE)),
             (correct, "Remove an island", "K", lambda: self._take(Tool.ISLAND)),
             (correct, "Whole tumour or core", "C", lambda: hands.take(core=not hands.hand.core)),
-            (correct, "This slice or 3-D", "D", lambda: hands.take(ball=not hands.hand.ball)),
-            (correct, "Smaller brush", "A", lambda: hands.take(radius_mm=hands.hand.radius_mm / RADIUS_STEP)),
-            (correct, "Larger brush", "S", lambda: hands.take(radius_mm=hands.hand.radius_mm * RADIUS_STEP)),
+            (correct, "This slice or 3-D", "D", lambda: drawn().take(ball=not drawn().hand.ball)),
+            (correct, "Smaller brush", "A", lambda: drawn().take(radius_mm=drawn().hand.radius_mm / RADIUS_STEP)),
+            (correct, "Larger brush", "S", lambda: drawn().take(radius_mm=drawn().hand.radius_mm * RADIUS_STEP)),
             (
                 correct,
                 "Use the tool at the crosshair",
@@ -428,6 +448,27 @@ class MainWindow(QMainWindow):
             ),
             (correct, "Fill holes", "H", lambda: hands.fill_holes(self.layouts.active.plane)),
             (correct, "Interpolate between slices", "J", lambda: hands.interpolate(self.layouts.active.plane)),
+            *(
+                (prepare, f"Push the scan {words}", f"Alt+{key}", partial(self._push, *towards))
+                for key, words, towards in (
+                    ("Left", "left", (-1, 0)),
+                    ("Right", "right", (1, 0)),
+                    ("Up", "up", (0, -1)),
+                    ("Down", "down", (0, 1)),
+                )
+            ),
+            *(
+                (prepare, f"Push it a little {words}", f"Alt+Shift+{key}", partial(self._push, *towards, FINE))
+                for key, words, towards in (
+                    ("Left", "left", (-1, 0)),
+                    ("Right", "right", (1, 0)),
+                    ("Up", "up", (0, -1)),
+                    ("Down", "down", (0, 1)),
+                )
+            ),
+            (prepare, "Turn it against the clock", "Alt+,", lambda: self._turn(-1)),
+            (prepare, "Turn it with the clock", "Alt+.", lambda: self._turn(1)),
+            (prepare, "Next way to look at a step", "Y", self._next_way),
             (work, "Segment", ("Ctrl+Return", "Ctrl+Enter"), self._segment),
             (work, "Cancel or close", "Esc", self._escape),
             (work, "This sheet", ("?", "F1"), self.show_shortcuts),
@@ -462,19 +503,71 @@ class MainWindow(QMainWindow):
                 self.layouts.toggle_big()
                 self._focus_pictures()
             return
+        if event.key() == Qt.Key.Key_X and self._card is None and not event.isAutoRepeat():
+            self.preparation.set_before(True)
+            return
         super().keyPressEvent(event)
+
+    def keyReleaseEvent(self, event: QKeyEvent) -> None:
+        if event.key() == Qt.Key.Key_X and not event.isAutoRepeat():
+            self.preparation.set_before(False)
+            return
+        super().keyReleaseEvent(event)
+
+    @property
+    def _drawn(self) -> Corrections | Preparation:
+        """What brushes draw on: the brain's outline while that is looked at, else the mask."""
+        return self.preparation if self.preparation.drawable else self.corrections
 
     def _take(self, tool: Tool) -> None:
         """A tool, or none where it was in hand already."""
-        self.corrections.take(tool=Tool.LOOK if self.corrections.hand.tool is tool else tool)
+        drawn = self._drawn
+        if drawn is self.preparation and not tool.draws:
+            return
+        drawn.take(tool=Tool.LOOK if drawn.hand.tool is tool else tool)
+
+    def _push(self, across: int, down: int, share: float = 1.0) -> None:
+        """Push the scan that is looked at along an edge of the plane that the keys move."""
+        cut = self.layouts.active.cut
+        if cut is not None and self.preparation.nudging:
+            axis, sign = screen_step(cut, across, down)
+            self.preparation.push(axis, sign * share * STEP_MM)
+
+    def _turn(self, sign: int) -> None:
+        """Turn the scan that is looked at in the plane that the keys move, with the clock where positive."""
+        view = self.layouts.active
+        cut = view.cut
+        if cut is not None and self.preparation.nudging:
+            right, down = screen_step(cut, 1, 0), screen_step(cut, 0, 1)
+            # Turning the screen's right to its bottom is with the clock; in the patient that is one axis to another.
+            first = (view.plane.value + 1) % 3
+            forwards = right[1] * down[1] * (1 if right[0] == first else -1)
+            self.preparation.turn(view.plane.value, sign * forwards * STEP_DEG)
+
+    def _next_way(self) -> None:
+        ways = self.preparation.ways
+        if self.preparation.step is not None:
+            self.preparation.set_way(ways[(ways.index(self.preparation.way) + 1) % len(ways)])
+
+    def _update_looking(self) -> None:
+        """What a press in a picture does, and what stands beside it, while a step is looked at."""
+        if self.preparation.step is not None:
+            self.corrections.take(tool=Tool.LOOK)
+        self._update_tool()
 
     def _escape(self) -> None:
         if self.corrections.drawing:
             self.corrections.cancel_stroke()
-        elif self.session.stage in (Stage.SEGMENTING, Stage.LOADING):
+        elif self.preparation.drawing:
+            self.preparation.cancel_stroke()
+        elif self.session.stage in (Stage.SEGMENTING, Stage.PREPARING, Stage.LOADING):
             self.session.cancel()
         elif self.session.problem is not None:
             self.session.dismiss()
+        elif self.preparation.hand.tool is not Tool.LOOK:
+            self.preparation.take(tool=Tool.LOOK)
+        elif self.preparation.step is not None:
+            self.preparation.stop_looking()
         elif self.corrections.hand.tool is not Tool.LOOK:
             self.corrections.take(tool=Tool.LOOK)
         elif self._measuring:
@@ -658,7 +751,7 @@ class MainWindow(QMainWindow):
     def _look(self) -> None:
         """Once the patient is read."""
         wanted, session = self._wanted, self.session
-        if wanted is None or session.stage in (Stage.EMPTY, Stage.LOADING):
+        if wanted is None or session.stage in (Stage.EMPTY, Stage.LOADING, Stage.PREPARING):
             return
         self._wanted = None
         # Somebody may have opened another patient meanwhile.
@@ -731,6 +824,12 @@ class MainWindow(QMainWindow):
         """Every key."""
         self._show(shortcut_card(self.theme, self._surface, sheet(self)))
 
+    def show_series(self, studies: Studies) -> None:
+        """Which series of a DICOM study are to be opened."""
+        card = SeriesCard(self.theme, self._surface, studies, self.jobs)
+        card.accepted.connect(lambda study: self.session.open_study(studies, study))
+        self._show(card)
+
     def show_tour(self) -> None:
         """Five steps around the window, on the demo patient where no other is open."""
         if not self.session.name:
@@ -792,7 +891,7 @@ class MainWindow(QMainWindow):
         session = self.session
         if self.settings.tour_taken or self._card is not None:
             return
-        if session.stage is Stage.LOADING:
+        if session.stage in (Stage.LOADING, Stage.PREPARING):
             session.stage_changed.connect(self._offer_tour, Qt.ConnectionType.SingleShotConnection)
             return
         # Whoever came with scans of their own is not led around the demo patient.
@@ -947,6 +1046,8 @@ class MainWindow(QMainWindow):
         session = self.session
         if session.stage is Stage.LOADING:
             return "Reading"
+        if session.stage is Stage.PREPARING:
+            return "Preparing"
         if session.stage is Stage.SEGMENTING:
             return "Segmenting"
         if session.stage is Stage.STOPPING:
@@ -968,7 +1069,12 @@ class MainWindow(QMainWindow):
 
     def _update_tool(self) -> None:
         looking = self.corrections.hand.tool is Tool.LOOK
-        self.layouts.set_tool(self._brush if not looking else self._ruler if self._measuring else None)
+        tool: SliceTool | None = self._brush if not looking else self._ruler if self._measuring else None
+        if self.preparation.step is not None:
+            drawing = self.preparation.hand.tool is not Tool.LOOK
+            tool = self._nudge if self.preparation.nudging else self._brain_brush if drawing else None
+        if tool is not self.layouts.tool:
+            self.layouts.set_tool(tool)
         self._show_tools()
 
     def _show_tools(self) -> None:

@@ -134,24 +134,26 @@ class Review(QObject):
             convention: What its labels mean; told from the file when not given.
             truth: What it is to be compared with once it is there.
         """
-        subject = self._session.subject
-        if subject is None:
+        worked = self._session.worked
+        if worked is None:
             return
 
-        def show(mask: Mask) -> None:
+        def show(read: tuple[Mask, str]) -> None:
+            mask, note = read
             self._title = title
             self._model.set_mask(mask)
             self._session.go_to_largest()
             self.changed.emit()
             if truth is not None:
                 self.compare_file(truth, TRUTH)
+            self._tell_note(note)
 
         self._jobs.run(
             tasks.read_mask,
             path,
             convention,
             self._model.layers,
-            subject.grid,
+            worked,
             on_finished=show,
             on_failed=lambda error: self._session.fail(error, "Showing the mask stopped"),
             topic="shown",
@@ -159,10 +161,15 @@ class Review(QObject):
 
     def compare_file(self, path: Path, name: str = "", convention: Convention | None = None) -> None:
         """Compare with a mask in a file; where its labels do not say what they mean, ask."""
-        subject = self._session.subject
-        if subject is None:
+        worked = self._session.worked
+        if worked is None:
             return
         self._begin(name or path.name)
+
+        def compare(read: tuple[Mask, str]) -> None:
+            mask, note = read
+            self.compare(Version(name or path.name, mask))
+            self._tell_note(note)
 
         def failed(error: Exception) -> None:
             self._end()
@@ -179,11 +186,15 @@ class Review(QObject):
             path,
             convention,
             self._model.layers,
-            subject.grid,
-            on_finished=lambda mask: self.compare(Version(name or path.name, mask)),
+            worked,
+            on_finished=compare,
             on_failed=failed,
             topic="compare",
         )
+
+    def _tell_note(self, note: str) -> None:
+        if note:
+            self._session.tell(Problem(note, note=True))
 
     def _answer(self, path: Path, name: str, convention: Convention) -> Callable[[], None]:
         # No default arguments: a button would hand over its own.
@@ -206,7 +217,7 @@ class Review(QObject):
             self.compare(Version(_capital(card.title), value[1]))
 
         self._jobs.run(
-            tasks.segment,
+            tasks.segment_alone,
             subject,
             registry.choose_named(tuple(subject), card),
             self._model.layers,
@@ -218,17 +229,18 @@ class Review(QObject):
         )
 
     def compare_earlier(self, paths: list[Path]) -> None:
-        """Compare with an earlier scan of the same patient on the same grid."""
-        subject = self._session.subject
-        if subject is None or not paths:
+        """Compare with an earlier scan of the same patient; it is aligned where it lies elsewhere."""
+        worked = self._session.worked
+        if worked is None or not paths:
             return
         self._begin("earlier scan")
         self._jobs.run(
             tasks.read_earlier,
             paths,
-            subject.grid,
+            worked,
             on_finished=self.compare,
             on_failed=self._failed,
+            queue=Queue.COMPUTING,
             topic="compare",
         )
 

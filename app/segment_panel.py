@@ -13,6 +13,7 @@ from PySide6.QtWidgets import (
     QProgressBar,
     QSizePolicy,
     QSlider,
+    QVBoxLayout,
     QWidget,
 )
 
@@ -75,7 +76,7 @@ class SegmentPanel(Section):
         self._update()
 
     def _pressed(self) -> None:
-        if self._session.stage is Stage.SEGMENTING:
+        if self._session.stage in (Stage.SEGMENTING, Stage.PREPARING):
             self._session.cancel()
         else:
             self._session.segment()
@@ -83,18 +84,24 @@ class SegmentPanel(Section):
     def _update(self) -> None:
         session = self._session
         choice, stage = session.choice, session.stage
-        working = stage in (Stage.SEGMENTING, Stage.STOPPING)
+        working = stage in (Stage.SEGMENTING, Stage.PREPARING, Stage.STOPPING)
         if choice is not None:
             title = choice.card.title
             self.title.setText(title[:1].upper() + title[1:])
             self.reason.setText(choice.reason)
         else:
             self.title.setText("")
-            self.reason.setText("Reading the scans." if stage is Stage.LOADING else session.why_not)
+            doing = {Stage.LOADING: "Reading the scans.", Stage.PREPARING: "Preparing the scans."}
+            self.reason.setText(doing.get(stage, session.why_not))
         self.title.setVisible(choice is not None)
         self.reason.setVisible(bool(self.reason.text()))
 
-        names = {Stage.SEGMENTING: "Cancel", Stage.STOPPING: "Stopping", Stage.DONE: "Segment again"}
+        names = {
+            Stage.SEGMENTING: "Cancel",
+            Stage.PREPARING: "Cancel",
+            Stage.STOPPING: "Stopping",
+            Stage.DONE: "Segment again",
+        }
         words = names.get(stage, "Segment")
         self.button.setText(words)
         self.button.setAccessibleName(words)
@@ -104,7 +111,9 @@ class SegmentPanel(Section):
             self.button.setObjectName(name)
             self.button.style().unpolish(self.button)
             self.button.style().polish(self.button)
-        able = stage is Stage.SEGMENTING or (choice is not None and stage in (Stage.READY, Stage.DONE))
+        able = stage in (Stage.SEGMENTING, Stage.PREPARING) or (
+            choice is not None and stage in (Stage.READY, Stage.DONE)
+        )
         self.button.setEnabled(able)
         if stage is Stage.STOPPING:
             self.button.setToolTip("It stops at the end of the step under way.")
@@ -150,6 +159,19 @@ class ResultPanel(Section):
         self.go_button.clicked.connect(session.go_to_largest)
         self.head.addWidget(self.go_button)
 
+        self.doubts: list[QLabel] = []
+        self._doubts = QVBoxLayout()
+        self._doubts.setSpacing(6)
+        self.body.addLayout(self._doubts)
+        self.read_button = push("Show the mask", "primary", "The mask, now that this was read")
+        self.read_button.clicked.connect(session.read_doubts)
+        self.body.addWidget(self.read_button)
+        self._rest = QWidget()
+        rest = QVBoxLayout(self._rest)
+        rest.setContentsMargins(0, 0, 0, 0)
+        rest.setSpacing(self.body.spacing())
+        self.body.addWidget(self._rest)
+
         grid = QGridLayout()
         grid.setHorizontalSpacing(6)
         grid.setVerticalSpacing(4)
@@ -180,7 +202,7 @@ class ResultPanel(Section):
             self.intervals[region] = interval
             self.swatches[region], self.eyes[region], self._values[region] = swatch, eye, value
         self.volumes = dict(self._values)
-        self.body.addLayout(grid)
+        rest.addLayout(grid)
 
         look = QHBoxLayout()
         look.setSpacing(10)
@@ -205,24 +227,24 @@ class ResultPanel(Section):
         look.addWidget(name)
         look.addWidget(self.opacity, 1)
         look.addWidget(self.style_choice)
-        self.body.addLayout(look)
+        rest.addLayout(look)
         self.map_button = MenuButton(theme, "What is painted over the scan (V)")
         self.map_button.clicked.connect(self._choose_map)
-        self.body.addWidget(self.map_button)
+        rest.addWidget(self.map_button)
 
         self.save_button = push("Save", "primary", "Save the mask and a record of how it was made (Ctrl+S)")
         self.save_button.clicked.connect(self.save)
         self.save_button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.body.addWidget(self.save_button)
+        rest.addWidget(self.save_button)
         self._tick = IconLabel(theme, "check-circle")
         self.saved = label("", "small", wrap=True)
         done = QHBoxLayout()
         done.setSpacing(8)
         done.addWidget(self._tick, 0, Qt.AlignmentFlag.AlignTop)
         done.addWidget(self.saved, 1)
-        self.body.addLayout(done)
+        rest.addLayout(done)
         self.notes = label("", "small", wrap=True)
-        self.body.addWidget(self.notes)
+        rest.addWidget(self.notes)
 
         session.result_changed.connect(self._update)
         session.saved_changed.connect(self._update)
@@ -233,7 +255,11 @@ class ResultPanel(Section):
 
     def _update(self) -> None:
         result, saved = self._session.result, self._session.saved
-        self.setVisible(result is not None)
+        self._show_doubts()
+        self.setVisible(result is not None or self._session.unread)
+        self._rest.setVisible(result is not None)
+        self.go_button.setVisible(result is not None)
+        self.read_button.setVisible(self._session.unread)
         if result is None:
             return
         self.show_volumes(result.segmentation.volumes_ml, result.segmentation.intervals_ml)
@@ -245,6 +271,19 @@ class ResultPanel(Section):
             part.setVisible(saved is not None)
         self.notes.setText(" ".join(filter(None, (result.segmentation.edited_words, *result.segmentation.notes))))
         self.notes.setVisible(bool(self.notes.text()))
+
+    def _show_doubts(self) -> None:
+        """What speaks against the mask, before the mask itself."""
+        for old in self.doubts:
+            self._doubts.removeWidget(old)
+            old.hide()
+            old.deleteLater()
+        self.doubts = []
+        for doubt in self._session.doubts:
+            note = label(doubt.sentence, "doubt", wrap=True)
+            note.setAccessibleName(doubt.sentence)
+            self._doubts.addWidget(note)
+            self.doubts.append(note)
 
     def show_volumes(
         self, volumes_ml: dict[str, float], intervals_ml: dict[str, tuple[float, float] | None] | None = None

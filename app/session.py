@@ -5,6 +5,7 @@ Everything heavy happens in jobs; the session knows no widget, so all of it can 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -16,19 +17,23 @@ from PySide6.QtCore import QObject, Signal
 
 from app import DEMO, tasks
 from app.jobs import Job, Jobs, Queue
-from app.tasks import Opened, SeveralVolumes
+from app.tasks import Found, Opened, Prepared, SeveralVolumes
 from app.telling import Problem, Teller
-from app.viewer_model import Mask, ViewerModel
+from app.viewer_model import Layer, LayerKey, Mask, ViewerModel
 from engine.errors import MissingSequence, SequenceProblem, UnreadableImage
-from engine.volume import Sequence, Subject
+from engine.volume import Sequence, Subject, Volume
 
 if TYPE_CHECKING:
     # Reading and segmenting pull in libraries that a window on its way to the screen does not need yet.
+    from engine.dicom import Study
     from engine.export import Saved
     from engine.inference import Segmentation
     from engine.model_card import ModelCard
+    from engine.pipeline import Settings, Worked
     from engine.registry import Choice
     from engine.sequences import SubjectFiles
+    from engine.unusual import Doubt
+    from engine.workshop import Workshop
 
 # Before this share of the work is done, seconds left are a guess that only unsettles.
 ESTIMATE_FROM = 0.08
@@ -42,6 +47,7 @@ class Stage(Enum):
 
     EMPTY = auto()
     LOADING = auto()
+    PREPARING = auto()
     READY = auto()
     SEGMENTING = auto()
     STOPPING = auto()
@@ -66,12 +72,14 @@ class Entry:
         path: The file, or None where the sequence is absent.
         presence: What is known.
         why: How it was told, in words.
+        name: What the file is called on screen: its own name, or what the scanner called the series.
     """
 
     sequence: Sequence | None
     path: Path | None
     presence: Presence
     why: str
+    name: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,18 +92,60 @@ class Result:
     seconds: float
 
 
+@dataclass(frozen=True, eq=False)
+class Studies:
+    """The DICOM studies that were dropped.
+
+    Attributes:
+        all: Of every patient and day.
+        workshop: Where their files are unpacked and converted; it goes with the last who holds it.
+        source: What was dropped.
+        taken: The study that is open, with the series that were chosen; None until one is.
+    """
+
+    all: tuple[Study, ...]
+    workshop: Workshop
+    source: tuple[Path, ...]
+    taken: Study | None = None
+
+    @property
+    def doubted(self) -> bool:
+        """Whether the series should be looked at before any is opened."""
+        return len(self.all) > 1 or bool(self.all[0].doubts) or not self.all[0].chosen
+
+    @property
+    def common_source(self) -> Path:
+        """One path that holds all that was dropped."""
+        if len(self.source) == 1:
+            return self.source[0]
+        return Path(os.path.commonpath([path.absolute() for path in self.source]))
+
+
+@dataclass(frozen=True, eq=False)
+class _Unread:
+    """A result that is shown only once the user has read what speaks against it."""
+
+    result: Result
+
+
 @dataclass
 class _Desk:
     """What one patient brings with it; replaced as a whole by the next."""
 
     files: SubjectFiles | None = None
     indices: dict[Path, int] = field(default_factory=dict)
-    resample: bool = False
     confirmed: set[Path] = field(default_factory=set)
+    studies: Studies | None = None
+    series_names: dict[Path, str] = field(default_factory=dict)
+    told: dict[Path, tuple[bool, str]] = field(default_factory=dict)
     opened: Opened | None = None
+    settings: Settings | None = None
+    worked: Worked | None = None
+    doubts: tuple[Doubt, ...] = ()
     choice: Choice | None = None
     why_not: str = ""
     result: Result | None = None
+    unread: _Unread | None = None
     saved: Saved | None = None
     written: set[str] = field(default_factory=set)
 
@@ -109,6 +159,8 @@ class Session(Teller):
         progressed: Fraction 0..1, what is being done, and seconds left or None.
         result_changed: There is a result, or none.
         saved_changed: The result lies in a file now, or no longer does.
+        prepared_changed: Another step of the preparation was done, or undone.
+        series_wanted: Which series are to be opened must be chosen: `Studies`.
     """
 
     stage_changed = Signal()
@@ -116,6 +168,8 @@ class Session(Teller):
     progressed = Signal(float, str, object)
     result_changed = Signal()
     saved_changed = Signal()
+    prepared_changed = Signal()
+    series_wanted = Signal(object)
 
     def __init__(self, model: ViewerModel, jobs: Jobs, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -144,6 +198,10 @@ class Session(Teller):
     @property
     def folder(self) -> Path | None:
         """Where the patient's files lie."""
+        if self._desk.studies is not None:
+            # Converted series lie in a folder that nobody is to save in.
+            source = self._desk.studies.source[0]
+            return source if source.is_dir() else source.parent
         return self._desk.files.folder if self._desk.files is not None else None
 
     @property
@@ -152,9 +210,36 @@ class Session(Teller):
         return self._desk.files
 
     @property
-    def answers(self) -> tuple[dict[Path, int], bool, set[Path]]:
-        """What the user said of the files: which volume of several, whether to resample, whose sequence was told."""
-        return dict(self._desk.indices), self._desk.resample, set(self._desk.confirmed)
+    def answers(self) -> tuple[dict[Path, int], set[Path]]:
+        """What the user said of the files: which volume of several, whose sequence was told."""
+        return dict(self._desk.indices), set(self._desk.confirmed)
+
+    @property
+    def studies(self) -> Studies | None:
+        """The DICOM studies the patient was taken from; None where the scans are files of their own."""
+        return self._desk.studies
+
+    @property
+    def worked(self) -> Worked | None:
+        """What was done to the scans; None until that is done."""
+        return self._desk.worked
+
+    @property
+    def settings(self) -> Settings:
+        """What is to be done to the scans."""
+        from engine.pipeline import Settings
+
+        return self._desk.settings if self._desk.settings is not None else Settings()
+
+    @property
+    def doubts(self) -> tuple[Doubt, ...]:
+        """What is unlike the scans that models know, the gravest first."""
+        return self._desk.doubts
+
+    @property
+    def unread(self) -> bool:
+        """Whether there is a mask that is shown only after its doubts were read."""
+        return self._desk.unread is not None
 
     @property
     def written(self) -> frozenset[str]:
@@ -168,8 +253,8 @@ class Session(Teller):
 
     @property
     def subject(self) -> Subject | None:
-        """The sequences that can be segmented together."""
-        return self._desk.opened.subject if self._desk.opened is not None else None
+        """The sequences as models are given them."""
+        return self._desk.worked.subject if self._desk.worked is not None else None
 
     @property
     def choice(self) -> Choice | None:
@@ -204,12 +289,12 @@ class Session(Teller):
     @property
     def advice(self) -> str:
         """What adding sequences would bring; empty when nothing."""
-        opened = self._desk.opened
-        if opened is None or opened.subject is None:
+        opened, subject = self._desk.opened, self.subject
+        if opened is None or subject is None:
             return ""
         from engine import registry
 
-        return registry.advice(opened.subject, opened.listing.models)
+        return registry.advice(subject, opened.listing.models)
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -226,10 +311,19 @@ class Session(Teller):
             certain, words = why.get(path, (True, ""))
             if path in self._desk.confirmed:
                 certain, words = True, "You said so."
-            entries.append(Entry(sequence, path, Presence.PRESENT if certain else Presence.UNCERTAIN, words))
+            presence = Presence.PRESENT if certain else Presence.UNCERTAIN
+            entries.append(Entry(sequence, path, presence, words, self._name_of(path)))
         for path in files.unknown if files is not None else ():
-            entries.append(Entry(None, path, Presence.UNKNOWN, why.get(path, (False, ""))[1]))
+            entries.append(Entry(None, path, Presence.UNKNOWN, why.get(path, (False, ""))[1], self._name_of(path)))
         return tuple(entries)
+
+    def _name_of(self, path: Path) -> str:
+        """What a file is called on screen."""
+        studies, files = self._desk.studies, self._desk.files
+        if studies is None or files is None or studies.taken is None or studies.workshop.path not in path.parents:
+            return path.name
+        before = self._desk.series_names.get(path)
+        return before if before is not None else path.name
 
     # Opening
 
@@ -248,18 +342,58 @@ class Session(Teller):
         self._job = self._jobs.run(
             tasks.find,
             paths,
-            on_finished=self._found,
+            on_finished=lambda found: self._found(found, tuple(paths)),
             on_failed=self._not_opened,
             on_cancelled=self._back,
+            on_progress=self._report,
             topic="open",
         )
 
-    def open_known(self, files: SubjectFiles, indices: dict[Path, int], resample: bool, confirmed: set[Path]) -> None:
+    def open_known(
+        self, files: SubjectFiles, indices: dict[Path, int], confirmed: set[Path], settings: Settings | None = None
+    ) -> None:
         """Open a patient of whom all is known that could be asked, such as that of a case."""
         self._segment_next = False
         self._start_reading()
         self._patients = [files]
-        self._load(_Desk(files=files, indices=indices, resample=resample, confirmed=confirmed), new=True)
+        self._load(_Desk(files=files, indices=indices, confirmed=confirmed, settings=settings), new=True)
+
+    def choose_series(self) -> None:
+        """Ask again which series of the open patient are which sequence."""
+        if self._desk.studies is not None:
+            self.series_wanted.emit(self._desk.studies)
+
+    def open_study(self, studies: Studies, study: Study, settings: Settings | None = None) -> None:
+        """Open the chosen series of one of the studies that were dropped."""
+        again = self._desk.studies is not None and self._desk.studies.workshop is studies.workshop
+        self._start_reading()
+        taken = replace(studies, taken=study)
+
+        def converted(files: SubjectFiles) -> None:
+            # What the header says of a series counts where a file's name would; what the user chose is no question.
+            told, names = {}, {}
+            for sequence, path in files.files.items():
+                series = study.chosen[sequence]
+                told[path] = (not study.doubts and (series.sequence is sequence), series.why)
+                names[path] = f"{series.number}  {series.description}".strip()
+            confirmed = {p for s, p in files.files.items() if study.chosen[s].sequence is not s}
+            self._patients = [files]
+            self._load(
+                _Desk(files=files, studies=taken, told=told, series_names=names, confirmed=confirmed,
+                      settings=settings),
+                new=not again,
+            )  # fmt: skip
+
+        self._job = self._jobs.run(
+            tasks.convert,
+            study,
+            studies.workshop,
+            on_finished=converted,
+            on_failed=self._not_opened,
+            on_cancelled=self._back,
+            on_progress=self._report,
+            topic="open",
+        )
 
     def open_demo(self, segment: bool = False) -> None:
         """Open the simulated patient that comes with the program."""
@@ -344,28 +478,9 @@ class Session(Teller):
             self._tell(None)
             self._load(desk, new=self._desk.opened is None)
 
-    def resample(self) -> None:
-        """Bring sequences of different grids onto one."""
-        if self._desk.files is not None:
-            desk = _with_files(self._desk, self._desk.files)
-            desk.resample = True
-            self._tell(None)
-            self._load(desk, new=False)
-
-    def _leave_out_other_grids(self) -> None:
-        """Keep the sequences that lie on the finest grid."""
-        desk = self._desk
-        if desk.files is None or desk.opened is None:
-            return
-        grids = {s: desk.opened.layers[s].volume.grid for s in desk.files.files}
-        finest = min(grids.values(), key=lambda grid: round(grid.voxel_ml, 9))
-        files = {s: p for s, p in desk.files.files.items() if grids[s].same_as(finest)}
-        self._tell(None)
-        self._load(_with_files(desk, replace(desk.files, files=files)), new=False)
-
     def close(self) -> None:
         """Clear the desk."""
-        for topic in ("open", "segment", "save"):
+        for topic in ("open", "prepare", "segment", "save"):
             self._jobs.drop(topic)
         self._desk, self._next = _Desk(), None
         self._patients = []
@@ -376,19 +491,34 @@ class Session(Teller):
 
     def _start_reading(self) -> None:
         self._next = None
-        # A mask of the patient before must not arrive among what is coming.
+        # Nothing of the patient before must arrive among what is coming.
         self._jobs.drop("segment")
+        self._jobs.drop("prepare")
         self._tell(None)
         self._begin(Stage.LOADING)
 
-    def _found(self, patients: list[SubjectFiles]) -> None:
-        self._patients = patients
-        self._load(_Desk(files=patients[0]), new=True)
+    def _found(self, found: Found, source: tuple[Path, ...]) -> None:
+        if found.workshop is not None:
+            studies = Studies(tuple(found.studies), found.workshop, source)
+            if studies.doubted:
+                self._back()
+                self.series_wanted.emit(studies)
+            else:
+                self.open_study(studies, studies.all[0])
+            return
+        self._patients = found.patients
+        self._load(_Desk(files=found.patients[0]), new=True)
 
-    def _merge(self, found: list[SubjectFiles]) -> None:
-        desk = self._desk
-        if desk.files is None:
-            self._found(found)
+    def _merge(self, all_found: Found) -> None:
+        desk, found = self._desk, all_found.patients
+        if desk.files is None or all_found.workshop is not None:
+            self._not_opened(
+                SequenceProblem(
+                    "DICOM series are not added to a patient",
+                    "all series of a patient are looked at together, to tell which is which",
+                    "Drop the whole study on the pictures to open it.",
+                )
+            )
             return
         if len(found) > 1:
             self._not_opened(
@@ -433,12 +563,13 @@ class Session(Teller):
             self._desk = desk
             self.model.set_layers(opened.layers, keep_place=not new)
             self._choose()
-            self._begin(Stage.READY)
-            self._changed()
+            if self._raw():
+                self._prepare(desk.settings)
+                self._changed()
+            else:
+                self._begin(Stage.READY)
+                self._changed()
             self._tell_of(opened)
-            segment, self._segment_next = self._segment_next, False
-            if segment and not self._desk.why_not:
-                self.segment()
 
         def failed(error: Exception) -> None:
             if isinstance(error, SeveralVolumes):
@@ -460,7 +591,7 @@ class Session(Teller):
             tasks.read,
             desk.files,
             dict(desk.indices),
-            desk.resample,
+            dict(desk.told),
             on_finished=loaded,
             on_failed=failed,
             on_cancelled=self._back,
@@ -468,15 +599,131 @@ class Session(Teller):
             topic="open",
         )
 
-    def _tell_of(self, opened: Opened) -> None:
-        if opened.mismatch is not None and self._desk.files is not None:
+    def _raw(self) -> dict[Sequence, Volume]:
+        """The scans as their files hold them."""
+        desk = self._desk
+        if desk.opened is None:
+            return {}
+        layers = desk.opened.layers
+        return {sequence: layers[sequence].volume for sequence in Sequence if sequence in layers}
+
+    # Preparing
+
+    def prepare(self, settings: Settings, replace_corrections: bool = False) -> None:
+        """Take the scans to what models know, otherwise than before; a mask that was found is given up.
+
+        Args:
+            settings: What to do.
+            replace_corrections: Also where the mask was corrected by hand; else the user is asked.
+        """
+        desk = self._desk
+        if not self._raw() or self._stage not in (Stage.READY, Stage.DONE):
+            return
+        made = desk.result.segmentation.edited_by_hand if desk.result is not None else 0
+        if made and not replace_corrections:
+            corrections = "correction" if made == 1 else f"{made} corrections"
+            again = ("Prepare again", lambda: self.prepare(settings, replace_corrections=True))
             self._tell(
-                Problem(str(opened.mismatch), (("Resample", self.resample), ("Leave out", self._leave_out_other_grids)))
+                Problem(
+                    f"Preparing the scans again removes the mask with your {corrections}.",
+                    (again, ("Keep", self.dismiss)),
+                )
             )
-        elif any(not layer.volume.oriented for layer in opened.layers.values()):
+            self.prepared_changed.emit()
+            return
+        self._tell(None)
+        self._prepare(settings)
+
+    def _prepare(self, settings: Settings | None) -> None:
+        desk = self._desk
+        if desk.files is None or desk.opened is None:
+            return
+        from engine.pipeline import Settings
+
+        wanted = settings if settings is not None else Settings()
+        self._jobs.drop("segment")
+        self._begin(Stage.PREPARING)
+
+        def prepared(value: Prepared) -> None:
+            before, desk.worked = desk.worked, value.worked
+            desk.settings, desk.doubts = wanted, value.doubts
+            if before is None or not _same(before, value.worked):
+                layers: dict[LayerKey, Layer] = dict(value.layers)
+                layers.update((key, layer) for key, layer in self.model.layers.items() if isinstance(key, Path))
+                desk.result = desk.unread = desk.saved = None
+                desk.written.clear()
+                self.model.set_layers(layers, keep_place=True)
+            self._choose()
+            self._begin(Stage.DONE if desk.result is not None else Stage.READY)
+            self.prepared_changed.emit()
+            self._changed()
+            segment, self._segment_next = self._segment_next, False
+            if segment and not desk.why_not:
+                self.segment()
+
+        self._job = self._jobs.run(
+            tasks.prepare,
+            desk.files.name,
+            self._raw(),
+            wanted,
+            desk.worked,
+            [*desk.opened.layers.values(), *self.model.layers.values()],
+            on_finished=prepared,
+            on_failed=self._not_prepared,
+            on_cancelled=self._not_prepared,
+            on_progress=self._report,
+            queue=Queue.COMPUTING,
+            topic="prepare",
+        )
+        self.prepared_changed.emit()
+
+    def _not_prepared(self, error: Exception | None = None) -> None:
+        self._segment_next = False
+        self._choose()
+        self._back()
+        self.prepared_changed.emit()
+        self.patient_changed.emit()
+        if error is not None:
+            self.fail(error, "Preparing stopped")
+
+    def _tell_of(self, opened: Opened) -> None:
+        if any(not layer.volume.oriented for layer in opened.layers.values()):
             self._tell(Problem(self._desk.why_not or SIDES_ARE_GUESSED, note=not self._desk.why_not))
+        elif opened.looks_like:
+            self._ask_what_it_is(opened)
         elif opened.listing.problems:
             self._tell(Problem(str(opened.listing.problems[0])))
+
+    def _ask_what_it_is(self, opened: Opened) -> None:
+        """A file's name and its content disagree: nobody but the user can know."""
+        path, seen = next(iter(opened.looks_like.items()))
+        files = self._desk.files
+        named = next((s for s, p in files.files.items() if p == path), None) if files is not None else None
+        if named is None:
+            return
+
+        def keep() -> None:
+            self.dismiss()
+            self._desk.confirmed.add(path)
+            opened.looks_like.pop(path, None)
+            self.patient_changed.emit()
+            self._tell_of(opened)
+
+        sequence = seen.sequence
+
+        def believe() -> None:
+            self.dismiss()
+            if sequence is None:
+                self.leave_out(path)
+            else:
+                self.assign(path, sequence)
+
+        what = self._name_of(path)
+        second = (f"It is {sequence.title}" if sequence is not None else "Leave it out", believe)
+        self._tell(
+            Problem(f"{what} looks like {seen.words}, but is called {named.title}.",
+                    (second, (f"It is {named.title}", keep)))
+        )  # fmt: skip
 
     def _choose(self) -> None:
         from engine import registry, sequences
@@ -486,15 +733,16 @@ class Session(Teller):
         desk.choice, desk.why_not = None, ""
         if opened is None:
             desk.why_not = "Open a patient first."
-        elif opened.mismatch is not None:
-            desk.why_not = "The sequences lie on different grids. Resample them first."
-        elif opened.subject is None:
+        elif not self._raw():
             desk.why_not = "Say above which sequence the file is; its name does not tell."
         else:
             try:
-                choice = registry.choose(tuple(opened.subject), opened.listing.models)
-                sequences.require_orientation(opened.subject[sequence] for sequence in choice.used)
-                desk.choice = choice
+                choice = registry.choose(tuple(self._raw()), opened.listing.models)
+                sequences.require_orientation(self._raw()[sequence] for sequence in choice.used)
+                if desk.worked is None:
+                    desk.why_not = "The scans are not prepared yet: see Preparation."
+                else:
+                    desk.choice = choice
             except (MissingSequence, UnreadableImage) as error:
                 desk.why_not = str(error)
 
@@ -503,7 +751,7 @@ class Session(Teller):
     def segment(self, replace_corrections: bool = False) -> None:
         """Outline the tumour with the model chosen; corrections made by hand are given up only when told to."""
         desk = self._desk
-        if desk.opened is None or desk.opened.subject is None or desk.choice is None:
+        if desk.opened is None or desk.worked is None or desk.choice is None:
             return
         made = desk.result.segmentation.edited_by_hand if desk.result is not None else 0
         if made and not replace_corrections:
@@ -515,14 +763,24 @@ class Session(Teller):
         self._begin(Stage.SEGMENTING)
         choice, started = desk.choice, time.monotonic()
 
-        def finished(value: tuple[Segmentation, Mask]) -> None:
-            self._finished(desk, choice, time.monotonic() - started, *value)
+        def finished(value: tuple[Segmentation, Mask, tuple[Doubt, ...]]) -> None:
+            segmentation, mask, desk.doubts = value
+            result = Result(segmentation, mask, choice, time.monotonic() - started)
+            if any(doubt.grave for doubt in desk.doubts):
+                # A mask looks as sure as any: what speaks against it is read first.
+                desk.result, desk.unread = None, _Unread(result)
+                self.model.set_mask(None)
+                self._begin(Stage.READY)
+                self.result_changed.emit()
+                self.saved_changed.emit()
+                return
+            self._finished(desk, result)
 
         self._job = self._jobs.run(
             tasks.segment,
-            desk.opened.subject,
+            desk.worked,
             choice,
-            desk.opened.layers,
+            self.model.layers,
             on_finished=finished,
             on_failed=self._not_segmented,
             on_cancelled=self._back,
@@ -531,8 +789,15 @@ class Session(Teller):
             topic="segment",
         )
 
-    def _finished(self, desk: _Desk, choice: Choice, seconds: float, segmentation: Segmentation, mask: Mask) -> None:
-        desk.result = Result(segmentation, mask, choice, seconds)
+    def read_doubts(self) -> None:
+        """The user has read what speaks against the mask, and wants to see it."""
+        unread = self._desk.unread
+        if unread is not None:
+            self._finished(self._desk, unread.result)
+
+    def _finished(self, desk: _Desk, result: Result) -> None:
+        segmentation, mask = result.segmentation, result.mask
+        desk.result, desk.unread = result, None
         desk.saved = None
         desk.written.clear()
         if self.model.shown not in segmentation.used:
@@ -563,10 +828,10 @@ class Session(Teller):
 
     def cancel(self) -> None:
         """Stop what is under way at its next check."""
-        if self._job is not None and self._stage in (Stage.SEGMENTING, Stage.LOADING):
+        if self._job is not None and self._stage in (Stage.SEGMENTING, Stage.PREPARING, Stage.LOADING):
             self._segment_next = False
             self._job.cancel()
-            if self._stage is Stage.SEGMENTING:
+            if self._stage is not Stage.LOADING:
                 self._begin(Stage.STOPPING)
 
     def go_to_largest(self) -> None:
@@ -591,7 +856,7 @@ class Session(Teller):
     def save(self, folder: Path) -> None:
         """Write mask and sidecar into a folder, and read them back."""
         desk = self._desk
-        if desk.result is None or desk.opened is None or desk.opened.subject is None:
+        if desk.result is None or desk.worked is None:
             return
         self._tell(None)
         result = desk.result
@@ -606,7 +871,7 @@ class Session(Teller):
         self._jobs.run(
             tasks.save,
             result.segmentation,
-            desk.opened.subject,
+            desk.worked.subject,
             folder,
             desk.result.choice.reason,
             frozenset(e.sequence for e in self.entries if e.sequence is not None and e.presence is Presence.UNCERTAIN),
@@ -639,7 +904,7 @@ class Session(Teller):
             self._begin(Stage.READY if self._desk.opened is not None else Stage.EMPTY)
 
     def _begin(self, stage: Stage) -> None:
-        if stage in (Stage.LOADING, Stage.SEGMENTING):
+        if stage in (Stage.LOADING, Stage.PREPARING, Stage.SEGMENTING):
             self._started = time.monotonic()
         if stage is not self._stage:
             self._stage = stage
@@ -651,11 +916,21 @@ class Session(Teller):
         self.saved_changed.emit()
 
 
+def _same(first: Worked, second: Worked) -> bool:
+    """Whether models are given the very same voxels, at the very same places."""
+    pairs = ((first.shown, second.shown), (first.subject, second.subject))
+    return all(one.keys() == other.keys() and all(one[s] is other[s] for s in one) for one, other in pairs)
+
+
 def _with_files(desk: _Desk, files: SubjectFiles, confirmed: set[Path] | None = None) -> _Desk:
     """The same patient with other files: what the user has said of them is kept, what was made of them is not."""
     return _Desk(
         files=files,
         indices=dict(desk.indices),
-        resample=desk.resample,
         confirmed=desk.confirmed | (confirmed or set()),
+        studies=desk.studies,
+        series_names=desk.series_names,
+        told=desk.told,
+        # What was done by hand belongs to a sequence, and another file may be that now.
+        settings=replace(desk.settings, matrices={}, brain=None) if desk.settings is not None else None,
     )

@@ -8,7 +8,7 @@ from PySide6.QtCore import Qt
 from PySide6.QtGui import QAction, QKeySequence
 from PySide6.QtWidgets import QWidget
 
-GROUPS = ("Look", "Layouts", "Tumour", "Correct", "Work")
+GROUPS = ("Look", "Layouts", "Tumour", "Correct", "Prepare", "Work")
 OTHERS = "Work"
 _GROUP = "group of keys"
 
@@ -24,6 +24,11 @@ GESTURES = {
         ("Ctrl wheel", "Zoom"),
     ),
     "Layouts": (("Left twice, Enter", "One big view, and back"),),
+    "Prepare": (
+        ("Hold X", "The scan before the step looked at"),
+        ("Left drag", "Push the scan that is aligned"),
+        ("Ctrl left drag", "Turn it about the crosshair"),
+    ),
 }
 
 

@@ -392,6 +392,7 @@ class SliceView(QAbstractScrollArea):
     def line_of_text(self, frame: Frame) -> str:
         """Slice and state, in as many words as there is room for left of the letter on top."""
         cut, model = frame.cut, self.model
+        title = model.check.title if model.check is not None else self.title
         number = f"{cut.number_of(frame.index)} / {cut.grid.shape[cut.normal]}"
         if self._plane is Plane.SAGITTAL:
             state = short = "Nose left" if model.nose_left else "Nose right"
@@ -401,17 +402,17 @@ class SliceView(QAbstractScrollArea):
         metrics = QFontMetricsF(body_font(LABEL_PX))
         room = frame.area.width() / 2 - 24
         choices = (
-            [self.title, f"{self._plane.title}  {number}", state, *raw],
-            [self.title, f"{self._plane.title}  {number}", short, *raw],
-            [self.title, number, short, *raw],
+            [title, f"{self._plane.title}  {number}", state, *raw],
+            [title, f"{self._plane.title}  {number}", short, *raw],
+            [title, number, short, *raw],
         )
         words = [GAP_IN_WORDS.join(part for part in choice if part) for choice in choices]
         fitting = next((w for w in words if metrics.horizontalAdvance(w) <= room), None)
-        if fitting is not None or not self.title:
+        if fitting is not None or not title:
             return fitting or words[-1]
         # The number and the side are never left out; a long name is.
         rest = GAP_IN_WORDS + GAP_IN_WORDS.join((number, short, *raw))
-        name = metrics.elidedText(self.title, Qt.TextElideMode.ElideRight, room - metrics.horizontalAdvance(rest))
+        name = metrics.elidedText(title, Qt.TextElideMode.ElideRight, room - metrics.horizontalAdvance(rest))
         return (name + rest).strip()
 
     # Pointer and keys

@@ -10,19 +10,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from app.viewer_model import Layer, LayerKey, Mask, Point, Version
 from engine.errors import ChooseVolume, GridMismatch, SequenceProblem, UnreadableImage, UserError
 from engine.progress import Progress
-from engine.volume import Grid, LabelMap, Sequence, Subject, Volume
+from engine.volume import Affine, Grid, LabelMap, Sequence, Subject, Volume
 
 if TYPE_CHECKING:
+    from engine.contents import Recognition
     from engine.diameters import Diameters
+    from engine.dicom import Series, Study
     from engine.export import Saved
     from engine.findings import Finding
     from engine.inference import Segmentation
     from engine.nifti import Convention
+    from engine.pipeline import Settings, Step, Worked
     from engine.registry import Choice, Listing
     from engine.sequences import SubjectFiles
+    from engine.unusual import Doubt
+    from engine.workshop import Workshop
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What lies in files and folders: patients, or DICOM studies of which series are to be chosen.
+
+    Attributes:
+        patients: As files; empty where there are studies.
+        studies: One for each patient and day.
+        workshop: Where what an archive held lies, and converted series will; None without studies.
+    """
+
+    patients: list[SubjectFiles]
+    studies: list[Study]
+    workshop: Workshop | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,18 +53,31 @@ class Opened:
     """What reading a patient gave.
 
     Attributes:
-        layers: Everything that can be looked at.
-        subject: The sequences that can be segmented together, or None.
-        mismatch: Why they cannot, when it is their grids.
+        layers: Everything that can be looked at, each on its file's own grid.
         why: For each file, how certain its sequence is and how it was told.
+        looks_like: Files whose content says surely something else than their name or header.
         listing: The models there are.
     """
 
     layers: dict[LayerKey, Layer]
-    subject: Subject | None
-    mismatch: GridMismatch | None
     why: dict[Path, tuple[bool, str]]
+    looks_like: dict[Path, Recognition]
     listing: Listing
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What preparing a patient gave.
+
+    Attributes:
+        worked: What was done, and what the models are given.
+        layers: What is looked at from now on: aligned, on one grid, with the skull.
+        doubts: What is unlike the scans that models know.
+    """
+
+    worked: Worked
+    layers: dict[LayerKey, Layer]
+    doubts: tuple[Doubt, ...]
 
 
 class SeveralVolumes(ChooseVolume):
@@ -57,21 +93,46 @@ class SeveralVolumes(ChooseVolume):
         super().__init__(cause.what, cause.why, cause.what_to_do, cause.count)
 
 
-def find(paths: list[Path], progress: Progress) -> list[SubjectFiles]:
-    """The patients in files and folders; at least one."""
-    from engine import sequences
+def find(paths: list[Path], progress: Progress) -> Found:
+    """The patients in files and folders, or the DICOM studies; at least one."""
+    from engine import dicom, sequences
 
     progress.check()
-    return sequences.find_subjects(paths)
+    if not dicom.looks_like_dicom(paths):
+        return Found(sequences.find_subjects(paths), [], None)
+    from engine.workshop import Workshop
+
+    workshop = Workshop()
+    return Found([], dicom.look(paths, workshop, progress), workshop)
 
 
-def read(files: SubjectFiles, indices: dict[Path, int], resample: bool, progress: Progress) -> Opened:
-    """Read a patient and look through the voxels.
+def convert(study: Study, workshop: Workshop, progress: Progress) -> SubjectFiles:
+    """The chosen series of a study as files."""
+    from engine import dicom
+
+    return dicom.subject_files(study, workshop, progress)
+
+
+def thumbnail(series: Series, progress: Progress) -> NDArray[np.uint8] | None:
+    """The middle slice of a series, ``(rows, columns)``; None where it cannot be shown."""
+    from engine import dicom
+
+    progress.check()
+    with suppress(UserError):
+        return dicom.thumbnail(series)
+    return None
+
+
+def read(
+    files: SubjectFiles, indices: dict[Path, int], told: dict[Path, tuple[bool, str]], progress: Progress
+) -> Opened:
+    """Read a patient, each file as it is, and look through the voxels.
 
     Args:
         files: Which file is which sequence.
         indices: Which volume to take, from 0, of files that hold several.
-        resample: Bring sequences on other grids onto the finest.
+        told: How certain the sequence of a file is and how it was told, where that is known from elsewhere than its
+            name.
         progress: Told of every file.
 
     Raises:
@@ -80,37 +141,90 @@ def read(files: SubjectFiles, indices: dict[Path, int], resample: bool, progress
     """
     from engine import registry, sequences
 
-    subject, mismatch = None, None
     volumes: dict[LayerKey, Volume] = {}
-    reading = progress.part(0.0, 0.8)
     if files.files or not files.unknown:
-        try:
-            subject = _load_subject(files, indices, resample, reading)
-            volumes |= {sequence: subject[sequence] for sequence in subject}
-        except GridMismatch as error:
-            # They can still be looked at, each on its own grid, while the user decides.
-            mismatch = error
-            for sequence, path in files.files.items():
-                volumes[sequence] = _read_one(path, sequence, indices)
+        for sequence, volume in _read_all(files, indices, progress.part(0.0, 0.6)).items():
+            volumes[sequence] = volume
     for path in files.unknown:
         volumes[path] = _read_one(path, None, indices)
         sequences.require_scan(volumes[path], path)
     layers: dict[LayerKey, Layer] = {}
+    why: dict[Path, tuple[bool, str]] = {}
+    looks_like: dict[Path, Recognition] = {}
+    paths: dict[LayerKey, Path] = {path: path for path in files.unknown}
+    for sequence, path in files.files.items():
+        paths[sequence] = path
     for number, (key, volume) in enumerate(volumes.items()):
-        progress.update(0.8 + 0.2 * number / len(volumes), f"looking through {volume.name}")
+        progress.update(0.6 + 0.4 * number / len(volumes), f"looking through {volume.name}")
         layers[key] = Layer.of(volume)
-    why = {}
-    for path in (*files.files.values(), *files.unknown):
+        path = paths[key]
         detection = sequences.detect(path)
-        why[path] = (detection.certain, detection.why)
-    return Opened(layers, subject, mismatch, why, registry.list_models())
+        why[path] = told.get(path, (detection.certain, detection.why))
+    return Opened(layers, why, looks_like, registry.list_models())
 
 
-def _load_subject(files: SubjectFiles, indices: dict[Path, int], resample: bool, progress: Progress) -> Subject:
+def prepare(
+    name: str,
+    raw: dict[Sequence, Volume],
+    settings: Settings,
+    earlier: Worked | None,
+    known: list[Layer],
+    progress: Progress,
+) -> Prepared:
+    """Take a patient's scans to what models know.
+
+    Args:
+        name: Of the patient.
+        raw: The scans as they were read.
+        settings: What to do.
+        earlier: What came of other settings.
+        known: What was looked through already.
+        progress: Told of every step.
+
+    Raises:
+        UserError: The scans cannot be brought together.
+    """
+    from engine import pipeline, unusual
+
+    worked = pipeline.work(name, raw, settings, progress.part(0.0, 0.9), earlier)
+    progress.update(0.9, "looking through the prepared scans")
+    layers: dict[LayerKey, Layer] = {}
+    for sequence, volume in worked.shown.items():
+        same = next((layer for layer in known if layer.volume is volume), None)
+        layers[sequence] = same if same is not None else Layer.of(volume)
+        progress.check()
+    return Prepared(worked, layers, unusual.look(worked.raw, worked.subject))
+
+
+def look_at(worked: Worked, step: Step, sequence: Sequence, progress: Progress) -> tuple[Volume, Volume]:
+    """A sequence before and after a step, as the step itself saw it."""
+    progress.check()
+    return worked.before(step, sequence), worked.after(step, sequence)
+
+
+def align_from(worked: Worked, sequence: Sequence, start: Affine, progress: Progress) -> tuple[Affine, str]:
+    """Where a scan lies best, looked for from where it was pushed: ``(4, 4)``, and how well it fits there."""
+    from engine import alignment
+
+    reference = alignment.moved(worked.raw[worked.reference], worked.matrices[worked.reference])
+    found = alignment.align(worked.raw[sequence], reference, progress, start=start)
+    return found.matrix, found.quality_words
+
+
+def fit_of(worked: Worked, sequence: Sequence, matrix: Affine, progress: Progress) -> str:
+    """How well a scan fits at a place, in words."""
+    from engine import alignment
+
+    progress.check()
+    reference = alignment.moved(worked.raw[worked.reference], worked.matrices[worked.reference])
+    return alignment.quality_words(alignment.quality(alignment.moved(worked.raw[sequence], matrix), reference))
+
+
+def _read_all(files: SubjectFiles, indices: dict[Path, int], progress: Progress) -> dict[Sequence, Volume]:
     from engine import sequences
 
     try:
-        return sequences.load(files, resample=resample, progress=progress, indices=indices)
+        return sequences.read(files, progress, indices)
     except ChooseVolume:
         # Which file it was is found by reading them one by one; the last of these raises.
         for sequence, path in files.files.items():
@@ -128,9 +242,20 @@ def _read_one(path: Path, sequence: Sequence | None, indices: dict[Path, int]) -
 
 
 def segment(
+    worked: Worked, choice: Choice, layers: dict[LayerKey, Layer], progress: Progress
+) -> tuple[Segmentation, Mask, tuple[Doubt, ...]]:
+    """Find the tumour, look through what was found, and say what speaks against trusting it."""
+    from engine import inference, unusual
+
+    segmentation = inference.segment(worked.subject, choice.card, progress.part(0.0, 0.95), use=choice.used)
+    doubts = unusual.look(worked.raw, worked.subject, segmentation)
+    return segmentation, Mask.of(segmentation.label_map, layers, segmentation.probabilities), doubts
+
+
+def segment_alone(
     subject: Subject, choice: Choice, layers: dict[LayerKey, Layer], progress: Progress
 ) -> tuple[Segmentation, Mask]:
-    """Find the tumour, and look through what was found."""
+    """Find the tumour with another model, to compare with."""
     from engine import inference
 
     segmentation = inference.segment(subject, choice.card, progress.part(0.0, 0.97), use=choice.used)
@@ -138,15 +263,19 @@ def segment(
 
 
 def read_mask(
-    path: Path, convention: Convention | None, layers: dict[LayerKey, Layer], grid: Grid, progress: Progress
-) -> Mask:
-    """Somebody else's mask of the scan on the desk.
+    path: Path,
+    convention: Convention | None,
+    layers: dict[LayerKey, Layer],
+    worked: Worked,
+    progress: Progress,
+) -> tuple[Mask, str]:
+    """Somebody else's mask of the patient on the desk, and what was done to bring it there, as a sentence or nothing.
 
     Args:
         path: The segmentation.
         convention: What its labels mean; told from the file when not given.
         layers: What is on screen.
-        grid: Of the scan.
+        worked: Where the scans lie now, and where their files put them.
         progress: To be stopped by.
 
     Raises:
@@ -164,13 +293,35 @@ def read_mask(
             raise
         except UserError as error:
             raise UnknownConvention(path, error) from error
-    labels = nifti.read_label_map(path, convention)
-    if not labels.grid.same_as(grid):
+    labels, note = _to_the_scans(nifti.read_label_map(path, convention), worked, path.name)
+    return Mask.of(labels, layers), note
+
+
+def _to_the_scans(labels: LabelMap, worked: Worked, name: str) -> tuple[LabelMap, str]:
+    """A label map on the grid the scans share, moved with the scan on which it was drawn, and a sentence about it.
+
+    Raises:
+        GridMismatch: It lies nowhere near the scans.
+    """
+    from engine import sequences
+
+    if labels.grid.same_as(worked.grid):
+        return labels, ""
+    # Of scans that share a grid the one that stayed where it was is the likelier.
+    order = sorted(worked.raw, key=lambda s: s is not worked.reference)
+    drawn_on = next((s for s in order if labels.grid.same_as(worked.raw[s].grid)), None)
+    matrix = worked.matrices[drawn_on if drawn_on is not None else worked.reference]
+    moved = LabelMap(labels.data, Grid(labels.grid.shape, matrix @ labels.grid.affine), labels.source)
+    brought = sequences.resample_label_map(moved, worked.grid)
+    before, after = labels.ml(labels.data > 0), brought.ml(brought.data > 0)
+    if before > 0 and after < 0.5 * before:
         raise GridMismatch(
-            f"{path.name} does not lie on the grid of the scan", grid.difference(labels.grid),
-            "Compare masks that were drawn on this scan.",
+            f"{name} does not lie where the scans lie", worked.grid.difference(labels.grid),
+            "Use a mask that was drawn on one of these scans.",
         )  # fmt: skip
-    return Mask.of(labels, layers)
+    if drawn_on is not None:
+        return brought, ""
+    return brought, f"{name} lies on a grid of its own; it was put where its header says."
 
 
 class UnknownConvention(UserError):
@@ -186,14 +337,15 @@ class UnknownConvention(UserError):
         super().__init__(cause.what, cause.why, cause.what_to_do)
 
 
-def read_earlier(paths: list[Path], grid: Grid, progress: Progress) -> Version:
+def read_earlier(paths: list[Path], worked: Worked, progress: Progress) -> Version:
     """An earlier scan of the patient on the desk, with the mask that lies beside it, if its labels can be told.
 
+    Where it does not lie on today's grid, it is aligned onto today's scan.
+
     Raises:
-        GridMismatch: It lies on another grid than today's.
         UserError: It cannot be read, or there are several patients.
     """
-    from engine import nifti, sequences
+    from engine import alignment, nifti, pipeline, sequences
 
     subjects = sequences.find_subjects(paths)
     if len(subjects) > 1:
@@ -202,21 +354,30 @@ def read_earlier(paths: list[Path], grid: Grid, progress: Progress) -> Version:
             ", ".join(files.name for files in subjects[:4]),
             "Choose the files of one earlier scan.",
         )
-    files = subjects[0]
-    subject = sequences.load(files, progress=progress)
-    if not subject.grid.same_as(grid):
-        raise GridMismatch(
-            f"{files.name} does not lie on the grid of the scan on the desk",
-            grid.difference(subject.grid),
-            "Register the earlier scan onto this one first.",
-        )
-    layers: dict[LayerKey, Layer] = {sequence: Layer.of(volume) for sequence, volume in subject.items()}
+    files, grid = subjects[0], worked.grid
+    raw = sequences.read(files, progress.part(0.0, 0.2))
+    # What was prepared together with today's scans, as cohorts are, lies where it is meant to lie.
+    together = all(volume.grid.same_as(grid) for volume in raw.values())
+    volumes, place = dict(raw), {sequence: np.eye(4) for sequence in raw}
+    if not together:
+        only = pipeline.Settings(strip=pipeline.Switch.OFF, bias=pipeline.Switch.OFF)
+        then = pipeline.work(files.name, raw, only, progress.part(0.2, 0.6))
+        # The same contrast shows best whether two days fit.
+        both = [sequence for sequence in then.shown if sequence in worked.shown]
+        fixed, moving = (both[0], both[0]) if both else (worked.reference, then.reference)
+        found = alignment.align(then.shown[moving], worked.shown[fixed], progress.part(0.6, 0.9))
+        place = {sequence: found.matrix @ then.matrices[sequence] for sequence in raw}
+        volumes = {s: alignment.onto(alignment.moved(raw[s], place[s]), grid) for s in raw}
+    layers: dict[LayerKey, Layer] = {sequence: Layer.of(volume) for sequence, volume in volumes.items()}
     mask = None
     if files.segmentation is not None:
         with suppress(UserError):
             convention = nifti.find_convention([files.segmentation])
             labels = nifti.read_label_map(files.segmentation, convention)
-            mask = Mask.of(labels, layers) if labels.grid.same_as(grid) else None
+            on = next((s for s, volume in raw.items() if labels.grid.same_as(volume.grid)), None)
+            if on is not None:
+                moved = LabelMap(labels.data, Grid(labels.grid.shape, place[on] @ labels.grid.affine))
+                mask = Mask.of(labels if together else sequences.resample_label_map(moved, grid), layers)
     return Version(files.name, mask, layers)
 
 
@@ -270,12 +431,12 @@ def look_again(
     )
 
 
-def read_labels(path: Path, progress: Progress) -> LabelMap:
-    """Read a mask, in whatever labels it was drawn, if they can be told."""
+def read_labels(path: Path, worked: Worked, progress: Progress) -> LabelMap:
+    """Read a mask of the patient on the desk, in whatever labels it was drawn, if they can be told."""
     from engine import nifti
 
     progress.check()
-    return nifti.read_label_map(path)
+    return _to_the_scans(nifti.read_label_map(path), worked, path.name)[0]
 
 
 def look_through(labels: LabelMap, layers: dict[LayerKey, Layer], progress: Progress) -> Mask:

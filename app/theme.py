@@ -248,6 +248,7 @@ QPushButton#link {{
     min-height: 24px; max-height: 24px;
 }}
 QPushButton#link:hover {{ color: {c.text}; }}
+QPushButton#link:disabled {{ color: {faint}; }}
 QPushButton#link:focus {{ border: 1px solid {c.accent}; }}
 QPushButton#flat, QToolButton#flat {{
     background: transparent; border: 1px solid transparent; padding: 0 8px;
@@ -310,6 +311,12 @@ QPushButton#finding:focus {{ border: 1px solid {c.accent}; }}
 }}
 #banner[kind="note"] {{ border-left: 3px solid {c.accent}; }}
 #card {{ background: {c.panel}; border: 1px solid {c.hairline}; border-radius: 10px; }}
+#doubt {{
+    background: {c.raised}; border: 1px solid {c.hairline}; border-left: 3px solid {c.warning};
+    border-radius: {RADIUS}px; padding: 6px 8px; font-size: {LABEL_PX + 1}px;
+}}
+#slot {{ background: {c.raised}; border: 1px solid {c.hairline}; border-radius: {RADIUS}px; }}
+#series {{ border: 1px solid {c.hairline}; border-radius: {RADIUS}px; }}
 #key {{
     background: {c.raised}; border: 1px solid {c.hairline}; border-radius: 4px; padding: 1px 6px;
     font-size: {LABEL_PX}px;

@@ -369,6 +369,16 @@ class Check:
         return self.reference if self.reference is not None else self.before
 
     @property
+    def title(self) -> str:
+        """What is seen, in a few words for the line in each view."""
+        other = self.other
+        if other is None:
+            return self.current.name
+        if self.way is Way.SWIPE:
+            return f"{other.name} | {self.right.name}"
+        return f"{self.current.name} {'edges on' if self.way is Way.EDGES else 'and'} {other.name}"
+
+    @property
     def right(self) -> Picture:
         """What lies right of a swipe's line; without a reference before and after are swiped, whichever is on."""
         return self.current if self.reference is not None else self.after
