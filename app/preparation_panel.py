@@ -424,7 +424,7 @@ class PreparationPanel(Section):
         self._preparation.set_reference(self.reference.itemData(number))
 
     def _update(self) -> None:
-        session, preparation = self._session, self._preparation
+        session = self._session
         if session.files is not self._patient:
             self._patient, self._unfolded = session.files, None
         # With no sequence known there is nothing to prepare.
