@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SLOT_PX = 76
 ROW_PX = 56
 SURE = 0.9
+LIKELY = 0.7
 LIST_HEIGHT = 372
 
 
@@ -199,7 +200,8 @@ class SeriesCard(Card):
         area.setFrameShape(QFrame.Shape.NoFrame)
         area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        area.setFixedHeight(max(180, min(LIST_HEIGHT, window.height() - 430)))
+        longest = max(len(study.series) for study in studies.all) * (ROW_PX + 12) + 6
+        area.setFixedHeight(min(longest, max(180, min(LIST_HEIGHT, window.height() - 430))))
         self.body.addWidget(area)
         foot = QHBoxLayout()
         foot.setSpacing(10)
@@ -339,4 +341,6 @@ def reason_of(series: Series) -> str:
 def sure_in_words(series: Series) -> str:
     """How sure the recognition is, in words and a share."""
     share = round(100 * series.sure)
-    return f"Sure ({share} %)." if series.sure >= SURE else f"Not sure ({share} %): have a look."
+    if series.sure >= SURE:
+        return f"Sure ({share} %)."
+    return f"Likely ({share} %)." if series.sure >= LIKELY else f"Not sure ({share} %): have a look."

@@ -135,6 +135,7 @@ class _Desk:
     files: SubjectFiles | None = None
     indices: dict[Path, int] = field(default_factory=dict)
     confirmed: set[Path] = field(default_factory=set)
+    settled: bool = False
     studies: Studies | None = None
     series_names: dict[Path, str] = field(default_factory=dict)
     told: dict[Path, tuple[bool, str]] = field(default_factory=dict)
@@ -356,7 +357,7 @@ class Session(Teller):
         self._segment_next = False
         self._start_reading()
         self._patients = [files]
-        self._load(_Desk(files=files, indices=indices, confirmed=confirmed, settings=settings), new=True)
+        self._load(_Desk(files=files, indices=indices, confirmed=confirmed, settled=True, settings=settings), new=True)
 
     def choose_series(self) -> None:
         """Ask again which series of the open patient are which sequence."""
@@ -560,6 +561,8 @@ class Session(Teller):
         def loaded(opened: Opened) -> None:
             self._next = None
             desk.opened = opened
+            if desk.files is None or files_of(opened.files) != files_of(desk.files):
+                desk.files = opened.files
             self._desk = desk
             self.model.set_layers(opened.layers, keep_place=not new)
             self._choose()
@@ -592,6 +595,7 @@ class Session(Teller):
             desk.files,
             dict(desk.indices),
             dict(desk.told),
+            frozenset(files_of(desk.files) if desk.settled else desk.confirmed),
             on_finished=loaded,
             on_failed=failed,
             on_cancelled=self._back,
@@ -691,6 +695,8 @@ class Session(Teller):
             self._tell(Problem(self._desk.why_not or SIDES_ARE_GUESSED, note=not self._desk.why_not))
         elif opened.looks_like:
             self._ask_what_it_is(opened)
+        elif opened.unseen:
+            self._tell(Problem(opened.unseen))
         elif opened.listing.problems:
             self._tell(Problem(str(opened.listing.problems[0])))
 
@@ -721,7 +727,8 @@ class Session(Teller):
         what = self._name_of(path)
         second = (f"It is {sequence.title}" if sequence is not None else "Leave it out", believe)
         self._tell(
-            Problem(f"{what} looks like {seen.words}, but is called {named.title}.",
+            Problem(f"{what} looks like {seen.words} ({min(99, int(100 * seen.sure))} %), but was taken for "
+                    f"{named.title}. Which is it?",
                     (second, (f"It is {named.title}", keep)))
         )  # fmt: skip
 
@@ -916,6 +923,13 @@ class Session(Teller):
         self.saved_changed.emit()
 
 
+def files_of(files: SubjectFiles) -> dict[Path, Sequence | None]:
+    """Every file and what it is taken for."""
+    told: dict[Path, Sequence | None] = dict.fromkeys(files.unknown)
+    told.update((path, sequence) for sequence, path in files.files.items())
+    return told
+
+
 def _same(first: Worked, second: Worked) -> bool:
     """Whether models are given the very same voxels, at the very same places."""
     pairs = ((first.shown, second.shown), (first.subject, second.subject))
@@ -928,6 +942,7 @@ def _with_files(desk: _Desk, files: SubjectFiles, confirmed: set[Path] | None = 
         files=files,
         indices=dict(desk.indices),
         confirmed=desk.confirmed | (confirmed or set()),
+        settled=desk.settled,
         studies=desk.studies,
         series_names=desk.series_names,
         told=desk.told,

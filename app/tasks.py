@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.viewer_model import Layer, LayerKey, Mask, Point, Version
-from engine.errors import ChooseVolume, GridMismatch, SequenceProblem, UnreadableImage, UserError
+from engine.errors import BadModel, ChooseVolume, GridMismatch, SequenceProblem, UnreadableImage, UserError
 from engine.progress import Progress
 from engine.volume import Affine, Grid, LabelMap, Sequence, Subject, Volume
 
@@ -53,16 +53,20 @@ class Opened:
     """What reading a patient gave.
 
     Attributes:
+        files: Which file is which sequence, also those whose names did not say.
         layers: Everything that can be looked at, each on its file's own grid.
         why: For each file, how certain its sequence is and how it was told.
         looks_like: Files whose content says surely something else than their name or header.
         listing: The models there are.
+        unseen: Why contents could not be looked at, in words; empty when they were.
     """
 
+    files: SubjectFiles
     layers: dict[LayerKey, Layer]
     why: dict[Path, tuple[bool, str]]
     looks_like: dict[Path, Recognition]
     listing: Listing
+    unseen: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,43 +128,66 @@ def thumbnail(series: Series, progress: Progress) -> NDArray[np.uint8] | None:
 
 
 def read(
-    files: SubjectFiles, indices: dict[Path, int], told: dict[Path, tuple[bool, str]], progress: Progress
+    files: SubjectFiles,
+    indices: dict[Path, int],
+    told: dict[Path, tuple[bool, str]],
+    settled: frozenset[Path],
+    progress: Progress,
 ) -> Opened:
-    """Read a patient, each file as it is, and look through the voxels.
+    """Read a patient, each file as it is, look at what it shows, and look through the voxels.
 
     Args:
         files: Which file is which sequence.
         indices: Which volume to take, from 0, of files that hold several.
         told: How certain the sequence of a file is and how it was told, where that is known from elsewhere than its
             name.
+        settled: Files the user has spoken for: what they show is no question.
         progress: Told of every file.
 
     Raises:
         SeveralVolumes: A file holds several volumes and ``indices`` does not name one.
         UserError: A file cannot be used.
     """
-    from engine import registry, sequences
+    from engine import contents, registry, sequences
 
+    unseen, why_by_content = "", {}
+    try:
+        placed = contents.place(files, progress.part(0.0, 0.2), indices, settled | set(told))
+        files, why_by_content = placed.files, dict(placed.why)
+    except BadModel as error:
+        # Names and headers are left to tell by.
+        unseen = str(error)
     volumes: dict[LayerKey, Volume] = {}
+    scans: dict[Sequence, Volume] = {}
     if files.files or not files.unknown:
-        for sequence, volume in _read_all(files, indices, progress.part(0.0, 0.6)).items():
-            volumes[sequence] = volume
+        scans = _read_all(files, indices, progress.part(0.2, 0.6))
+    for sequence, volume in scans.items():
+        volumes[sequence] = volume
     for path in files.unknown:
         volumes[path] = _read_one(path, None, indices)
         sequences.require_scan(volumes[path], path)
+    looks_like: dict[Path, Recognition] = {}
+    if not unseen:
+        seen = {s: volume for s, volume in scans.items() if files.files[s] not in settled}
+        for sequence, look in contents.disagreements(seen, progress.part(0.6, 0.7)).items():
+            looks_like[files.files[sequence]] = look
     layers: dict[LayerKey, Layer] = {}
     why: dict[Path, tuple[bool, str]] = {}
-    looks_like: dict[Path, Recognition] = {}
     paths: dict[LayerKey, Path] = {path: path for path in files.unknown}
     for sequence, path in files.files.items():
         paths[sequence] = path
     for number, (key, volume) in enumerate(volumes.items()):
-        progress.update(0.6 + 0.4 * number / len(volumes), f"looking through {volume.name}")
+        progress.update(0.7 + 0.3 * number / len(volumes), f"looking through {volume.name}")
         layers[key] = Layer.of(volume)
         path = paths[key]
         detection = sequences.detect(path)
-        why[path] = told.get(path, (detection.certain, detection.why))
-    return Opened(layers, why, looks_like, registry.list_models())
+        if path in told:
+            why[path] = told[path]
+        elif path in why_by_content:
+            why[path] = (key not in files.uncertain, why_by_content[path])
+        else:
+            why[path] = (detection.certain, detection.why)
+    return Opened(files, layers, why, looks_like, registry.list_models(), unseen)
 
 
 def prepare(
@@ -184,7 +211,7 @@ def prepare(
     Raises:
         UserError: The scans cannot be brought together.
     """
-    from engine import pipeline, unusual
+    from engine import pipeline
 
     worked = pipeline.work(name, raw, settings, progress.part(0.0, 0.9), earlier)
     progress.update(0.9, "looking through the prepared scans")
@@ -193,7 +220,18 @@ def prepare(
         same = next((layer for layer in known if layer.volume is volume), None)
         layers[sequence] = same if same is not None else Layer.of(volume)
         progress.check()
-    return Prepared(worked, layers, unusual.look(worked.raw, worked.subject))
+    return Prepared(worked, layers, _doubts(worked, None, progress))
+
+
+def _doubts(worked: Worked, segmentation: Segmentation | None, progress: Progress) -> tuple[Doubt, ...]:
+    """What is unlike the scans that models know."""
+    from engine import unusual
+
+    try:
+        return unusual.look(worked.raw, worked.subject, segmentation, progress)
+    except BadModel:
+        # That contents cannot be looked at was told when the scans were opened.
+        return ()
 
 
 def look_at(worked: Worked, step: Step, sequence: Sequence, progress: Progress) -> tuple[Volume, Volume]:
@@ -245,10 +283,10 @@ def segment(
     worked: Worked, choice: Choice, layers: dict[LayerKey, Layer], progress: Progress
 ) -> tuple[Segmentation, Mask, tuple[Doubt, ...]]:
     """Find the tumour, look through what was found, and say what speaks against trusting it."""
-    from engine import inference, unusual
+    from engine import inference
 
     segmentation = inference.segment(worked.subject, choice.card, progress.part(0.0, 0.95), use=choice.used)
-    doubts = unusual.look(worked.raw, worked.subject, segmentation)
+    doubts = _doubts(worked, segmentation, progress)
     return segmentation, Mask.of(segmentation.label_map, layers, segmentation.probabilities), doubts
 
 

@@ -432,7 +432,7 @@ def test_in_all_orientations_what_is_painted_on_the_left_is_saved_on_the_left(qa
     view.resize(400, 400)
     view.show()
     view.set_scale(view.fitting_scale())
-    view.tool = BrushTool(corrections, model)
+    view.tool = BrushTool(corrections)
     model.move_crosshair(marker)
     assert view.pixel_of(marker).x() > view.pixel_of(centre).x() + 20, "the patient's left is on the right"
     draw(view, [view.pixel_of(marker)])

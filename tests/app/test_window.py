@@ -514,30 +514,16 @@ def test_a_file_of_several_volumes_offers_one_of_them(window, tmp_path, qtbot):
     assert not window.banner.isVisible()
 
 
-def test_sequences_on_different_grids_are_shown_and_resampling_is_offered(window, tmp_path, qtbot):
+def test_sequences_on_different_grids_are_brought_together_and_it_says_so(window, tmp_path, qtbot):
     folder = phantoms.write_subject(tmp_path / "mixed", sequences=(T1,))
     coarse = phantoms.grid("LPS", shape=(12, 14, 10), spacing=(2.0, 2.0, 2.0))
     phantoms.write_volume(folder / "mixed_t2.nii.gz", phantoms.head(coarse, T2))
     drop(window, [folder])
-    qtbot.waitUntil(lambda: window.session.problem is not None, timeout=20_000)
-    assert "mixed_t2.nii.gz" in window.banner.words.text()
-    assert set(window.model.layers) == {T1, T2}, "both can be looked at meanwhile"
-    assert not window.segment.button.isEnabled()
-    qtbot.mouseClick(window.banner.buttons[0], LEFT)
-    qtbot.waitUntil(lambda: window.segment.button.isEnabled(), timeout=20_000)
+    qtbot.waitUntil(lambda: window.segment.button.isEnabled() and window.session.stage is Stage.READY, timeout=60_000)
     grids = [layer.volume.grid for layer in window.model.layers.values()]
     assert grids[0].same_as(grids[1])
-
-
-def test_sequences_on_other_grids_can_be_left_out(window, tmp_path, qtbot):
-    folder = phantoms.write_subject(tmp_path / "mixed", sequences=(T2,))
-    coarse = phantoms.grid("LPS", shape=(12, 14, 10), spacing=(2.0, 2.0, 2.0))
-    phantoms.write_volume(folder / "mixed_t1.nii.gz", phantoms.head(coarse, T1))
-    drop(window, [folder])
-    qtbot.waitUntil(lambda: window.session.problem is not None, timeout=20_000)
-    qtbot.mouseClick(window.banner.buttons[1], LEFT)
-    qtbot.waitUntil(lambda: set(window.model.layers) == {T2}, timeout=20_000)
-    assert window.segment.button.isEnabled()
+    assert window.prepared.rows["grid"].isVisible()
+    assert "voxels of 1 x 1 x 1 mm" in window.prepared.rows["grid"].words.text()
 
 
 def test_a_changed_model_is_named_and_refused(loaded, models, qtbot):
@@ -602,7 +588,7 @@ def test_after_a_cancelled_opening_nothing_is_segmented_unasked(loaded, patient,
     loaded.session.stage_changed.connect(lambda: stages.append(loaded.session.stage))
     loaded.session.leave_out(patient / "patient_t1.nii.gz")
     qtbot.waitUntil(lambda: T1 not in loaded.model.layers, timeout=20_000)
-    assert stages == [Stage.LOADING, Stage.READY]
+    assert stages == [Stage.LOADING, Stage.PREPARING, Stage.READY]
 
 
 def test_an_error_nobody_caught_is_shown_and_the_window_stays(loaded, capfd):
