@@ -472,7 +472,7 @@ class PreparationPanel(Section):
             words = " ".join((words, *studies.taken.notes))
         else:
             words += "."
-        row.show_step(True, words, None)
+        row.show_step(True, f"{words} {session.unseen}".strip(), None)
         self.series_button.setVisible(studies is not None)
         self.series_button.setEnabled(not self._preparation.why_not)
         self.series_button.setToolTip(self._preparation.why_not or "Which series there are, and which were taken")

@@ -63,6 +63,9 @@ class Presence(Enum):
     UNKNOWN = "which sequence?"
 
 
+ASKING = (Presence.UNCERTAIN, Presence.UNKNOWN)
+
+
 @dataclass(frozen=True)
 class Entry:
     """One line of the list of sequences.
@@ -224,6 +227,11 @@ class Session(Teller):
     def worked(self) -> Worked | None:
         """What was done to the scans; None until that is done."""
         return self._desk.worked
+
+    @property
+    def unseen(self) -> str:
+        """Why nobody checked whether contents agree with names, in words; empty when they were checked."""
+        return self._desk.opened.unseen if self._desk.opened is not None else ""
 
     @property
     def settings(self) -> Settings:
@@ -695,7 +703,7 @@ class Session(Teller):
             self._tell(Problem(self._desk.why_not or SIDES_ARE_GUESSED, note=not self._desk.why_not))
         elif opened.looks_like:
             self._ask_what_it_is(opened)
-        elif opened.unseen:
+        elif opened.unseen and any(entry.presence in ASKING for entry in self.entries):
             self._tell(Problem(opened.unseen))
         elif opened.listing.problems:
             self._tell(Problem(str(opened.listing.problems[0])))
