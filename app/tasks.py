@@ -167,10 +167,12 @@ def read(
         volumes[path] = _read_one(path, None, indices)
         sequences.require_scan(volumes[path], path)
     looks_like: dict[Path, Recognition] = {}
-    if not unseen:
-        seen = {s: volume for s, volume in scans.items() if files.files[s] not in settled}
+    seen = {s: volume for s, volume in scans.items() if files.files[s] not in settled}
+    try:
         for sequence, look in contents.disagreements(seen, progress.part(0.6, 0.7)).items():
             looks_like[files.files[sequence]] = look
+    except BadModel as error:
+        unseen = str(error)
     layers: dict[LayerKey, Layer] = {}
     why: dict[Path, tuple[bool, str]] = {}
     paths: dict[LayerKey, Path] = {path: path for path in files.unknown}
