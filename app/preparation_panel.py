@@ -227,7 +227,9 @@ class NudgeBox(QWidget):
         free = not preparation.aligning
         for button in self.buttons.values():
             button.setEnabled(free)
-        self.fit.setText(f"Fit here: {preparation.fit}." if preparation.fit else "Fit here: not measured yet.")
+        self.fit.setText(
+            f"The fit here is {preparation.fit}." if preparation.fit else "The fit here is being measured."
+        )
         self.fit.setVisible(not nudge.nothing)
         self.hint.setVisible(nudge.nothing)
         self.use_button.setVisible(not nudge.nothing)
@@ -350,7 +352,7 @@ class PreparationPanel(Section):
         self.fold_button = IconButton(theme, "caret-down", "Show the steps")
         self.fold_button.clicked.connect(self._fold)
         self.head.addWidget(self.fold_button)
-        self.summary = label("", "secondary", wrap=True)
+        self.summary = label("", "small", wrap=True)
         self.body.addWidget(self.summary)
         self.steps = QWidget()
         column = QVBoxLayout(self.steps)
@@ -458,7 +460,8 @@ class PreparationPanel(Section):
         if not worked.changed:
             return "Nothing had to be done: the scans are as models know them."
         names = {"align": "aligned", "grid": "on one grid", "strip": "skull removed", "bias": "brightness evened"}
-        words = ", ".join(names[done.step.value] for done in worked.done if done.did)
+        told = [done.step.value for done in worked.done if done.did]
+        words = ", ".join(names[step] for step in told if step != "grid" or len(told) == 1)
         return f"{words[:1].upper()}{words[1:]}."
 
     def _update_found(self) -> None:

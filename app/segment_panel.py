@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QAction, QColor, QIcon, QPixmap
 from PySide6.QtWidgets import (
@@ -21,7 +23,10 @@ from app.controls import IconButton, IconLabel, MenuButton, Section, Segments, S
 from app.session import Session, Stage
 from app.theme import Theme
 from app.viewer_model import Map, MaskStyle, ViewerModel
-from engine.volume import interval_in_words, ml_in_words
+from engine.volume import in_words, interval_in_words, ml_in_words
+
+if TYPE_CHECKING:
+    from engine.export import Saved
 
 # Okabe and Ito's, without black and grey.
 SAFE_COLOURS = {
@@ -265,11 +270,13 @@ class ResultPanel(Section):
         self.show_volumes(result.segmentation.volumes_ml, result.segmentation.intervals_ml)
         self.go_button.setEnabled(result.mask.largest is not None)
         self.save_button.setEnabled(self._session.stage is Stage.DONE)
-        self.saved.setText(f"{saved.mask.name}\n{saved.verified}" if saved is not None else "")
+        self.saved.setText(f"{_files_in_words(saved)}\n{saved.verified}" if saved is not None else "")
         self.saved.setToolTip(str(saved.mask) if saved is not None else "")
         for part in (self._tick, self.saved):
             part.setVisible(saved is not None)
-        self.notes.setText(" ".join(filter(None, (result.segmentation.edited_words, *result.segmentation.notes))))
+        above = {doubt.sentence for doubt in self._session.doubts}
+        notes = [note for note in result.segmentation.notes if note not in above]
+        self.notes.setText(" ".join(filter(None, (result.segmentation.edited_words, *notes))))
         self.notes.setVisible(bool(self.notes.text()))
 
     def _show_doubts(self) -> None:
@@ -370,3 +377,10 @@ class ResultPanel(Section):
         dialog.currentColorChanged.connect(lambda colour: self._model.set_overlay(**{region: colour.name().upper()}))
         dialog.rejected.connect(lambda: self._model.set_overlay(**{region: before.name().upper()}))
         dialog.open()
+
+
+def _files_in_words(saved: Saved) -> str:
+    """The masks that were written."""
+    if not saved.others:
+        return saved.mask.name
+    return f"{saved.mask.name}, and on the grids of their own files those of {in_words(saved.others)}"

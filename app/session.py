@@ -491,12 +491,19 @@ class Session(Teller):
         """Clear the desk."""
         for topic in ("open", "prepare", "segment", "save"):
             self._jobs.drop(topic)
-        self._desk, self._next = _Desk(), None
+        self._put(_Desk())
+        self._next = None
         self._patients = []
         self.model.set_layers({})
         self._tell(None)
         self._begin(Stage.EMPTY)
         self._changed()
+
+    def _put(self, desk: _Desk) -> None:
+        """Put a patient on the desk; converted series of the one before are removed."""
+        before, self._desk = self._desk.studies, desk
+        if before is not None and (desk.studies is None or desk.studies.workshop is not before.workshop):
+            before.workshop.close()
 
     def _start_reading(self) -> None:
         self._next = None
@@ -571,7 +578,7 @@ class Session(Teller):
             desk.opened = opened
             if desk.files is None or files_of(opened.files) != files_of(desk.files):
                 desk.files = opened.files
-            self._desk = desk
+            self._put(desk)
             self.model.set_layers(opened.layers, keep_place=not new)
             self._choose()
             if self._raw():
@@ -586,7 +593,7 @@ class Session(Teller):
             if isinstance(error, SeveralVolumes):
                 # The patient stays in hand until the user has said which volume.
                 if new:
-                    self._desk = desk
+                    self._put(desk)
                     self.model.set_layers({})
                 else:
                     self._desk.files = desk.files
@@ -886,7 +893,7 @@ class Session(Teller):
         self._jobs.run(
             tasks.save,
             result.segmentation,
-            desk.worked.subject,
+            desk.worked,
             folder,
             desk.result.choice.reason,
             frozenset(e.sequence for e in self.entries if e.sequence is not None and e.presence is Presence.UNCERTAIN),

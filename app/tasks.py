@@ -6,7 +6,7 @@ The engine is imported inside, by whoever runs first: a window on its way to the
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -289,6 +289,8 @@ def segment(
 
     segmentation = inference.segment(worked.subject, choice.card, progress.part(0.0, 0.95), use=choice.used)
     doubts = _doubts(worked, segmentation, progress)
+    # What is said beside the mask is said in the file beside it too.
+    segmentation = replace(segmentation, notes=(*segmentation.notes, *(doubt.sentence for doubt in doubts)))
     return segmentation, Mask.of(segmentation.label_map, layers, segmentation.probabilities), doubts
 
 
@@ -487,15 +489,23 @@ def look_through(labels: LabelMap, layers: dict[LayerKey, Layer], progress: Prog
 
 def save(
     segmentation: Segmentation,
-    subject: Subject,
+    worked: Worked,
     folder: Path,
     reason: str,
     uncertain: frozenset[Sequence],
     goes_on_from: frozenset[str],
     progress: Progress,
 ) -> Saved:
-    """Write mask and sidecar, and read them back."""
+    """Write the masks, one for each grid that the files have, and the sidecar, and read them back."""
     from engine import export
 
     progress.check()
-    return export.save(segmentation, subject, folder, reason=reason, uncertain=uncertain, goes_on_from=goes_on_from)
+    return export.save(
+        segmentation,
+        worked.subject,
+        folder,
+        reason=reason,
+        uncertain=uncertain,
+        goes_on_from=goes_on_from,
+        worked=worked,
+    )
