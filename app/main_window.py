@@ -203,6 +203,7 @@ class MainWindow(QMainWindow):
         self.corrections.hand_changed.connect(self._update_tool)
         self.preparation.changed.connect(self._update_looking)
         self.preparation.hand_changed.connect(self._update_tool)
+        self.preparation.hand_changed.connect(self._update_corrections)
         self.prepared.series.connect(session.choose_series)
         session.series_wanted.connect(self.show_series)
         self.panel.verticalScrollBar().rangeChanged.connect(self._show_tools)
@@ -554,6 +555,7 @@ class MainWindow(QMainWindow):
         if self.preparation.step is not None:
             self.corrections.take(tool=Tool.LOOK)
         self._update_tool()
+        self._update_corrections()
 
     def _escape(self) -> None:
         if self.corrections.drawing:
@@ -1109,7 +1111,8 @@ class MainWindow(QMainWindow):
         self.recent_menu.addActions([clear, remember])
 
     def _update_corrections(self) -> None:
-        for name, edits in (("Undo", self.corrections.applied[-1:]), ("Redo", self.corrections.undone[:1])):
+        drawn = self._drawn
+        for name, edits in (("Undo", drawn.applied[-1:]), ("Redo", drawn.undone[:1])):
             entry = self.menu_actions[name]
             entry.setEnabled(bool(edits))
             entry.setText(f"{name} {edits[0].name}" if edits else name)

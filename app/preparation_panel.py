@@ -423,7 +423,9 @@ class PreparationPanel(Section):
         self._preparation.switch(_step(key))
 
     def _choose_reference(self, number: int) -> None:
-        self._preparation.set_reference(self.reference.itemData(number))
+        worked = self._session.worked
+        if worked is not None:
+            self._preparation.set_reference((None, *worked.shown)[number])
 
     def _update(self) -> None:
         session = self._session
@@ -528,9 +530,8 @@ class PreparationPanel(Section):
         chosen = self._session.settings.reference
         self.reference.blockSignals(True)
         self.reference.clear()
-        self.reference.addItem(f"{worked.reference.title}, chosen for you" if chosen is None else "Choose for me", None)
-        for sequence in worked.shown:
-            self.reference.addItem(sequence.title, sequence)
+        self.reference.addItem(f"{worked.reference.title}, chosen for you" if chosen is None else "Choose for me")
+        self.reference.addItems([sequence.title for sequence in worked.shown])
         self.reference.setCurrentIndex(0 if chosen is None else list(worked.shown).index(chosen) + 1)
         self.reference.setEnabled(not preparation.why_not)
         self.reference.blockSignals(False)

@@ -23,7 +23,7 @@ from app.viewer_model import Check, Layout, Picture, Plane, Point, ViewerModel, 
 from engine.volume import Affine, LabelMap, Sequence, Volume
 
 if TYPE_CHECKING:
-    from engine.editing import Editor, Stroke
+    from engine.editing import Edit, Editor, Stroke
     from engine.pipeline import Step, Switch, Worked
 
 # After the last of several small pushes, so that the fit is measured once and not ten times.
@@ -502,9 +502,19 @@ class Preparation(QObject):
         return CHECK
 
     @property
+    def applied(self) -> tuple[Edit, ...]:
+        """The strokes, first to last."""
+        return self._editor.applied if self._editor is not None else ()
+
+    @property
+    def undone(self) -> tuple[Edit, ...]:
+        """The strokes that can be brought again, next to last."""
+        return self._editor.undone if self._editor is not None else ()
+
+    @property
     def drawn(self) -> int:
         """How many strokes there are."""
-        return len(self._editor.applied) if self._editor is not None else 0
+        return len(self.applied)
 
     @property
     def unused(self) -> bool:

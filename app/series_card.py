@@ -132,10 +132,9 @@ class SeriesRow(QFrame):
         grid.addWidget(why, 0, 2, 2, 1, Qt.AlignmentFlag.AlignVCenter)
         self.choice = Choice(theme, f"What series {series.number} is taken for")
         self.choice.setFixedWidth(116)
-        self.choice.addItem("Not used", None)
-        for sequence in Sequence:
-            self.choice.addItem(sequence.title, sequence)
-        self.choice.activated.connect(lambda number: self.taken.emit(self.choice.itemData(number)))
+        # Qt makes plain strings of our sequences, so they are told by their place.
+        self.choice.addItems(["Not used", *(sequence.title for sequence in Sequence)])
+        self.choice.activated.connect(lambda number: self.taken.emit((None, *Sequence)[number]))
         grid.addWidget(self.choice, 0, 3, 2, 1, Qt.AlignmentFlag.AlignVCenter)
         self.setAccessibleName(f"{title_of(series)}, {measures.text()}. {why.text()}")
 
@@ -173,9 +172,9 @@ class SeriesCard(Card):
         self.which = Choice(theme, "Study")
         self.which.setMinimumWidth(280)
         for number, study in enumerate(studies.all, start=1):
-            self.which.addItem(study.patient or f"Study {number}", study)
+            self.which.addItem(study.patient or f"Study {number}")
         self.which.setVisible(len(studies.all) > 1)
-        self.which.activated.connect(lambda number: self._show_study(self.which.itemData(number)))
+        self.which.activated.connect(lambda number: self._show_study(studies.all[number]))
         head.addWidget(self.which)
         self.body.addLayout(head)
         self.words = label("", "secondary", wrap=True)
@@ -254,7 +253,8 @@ class SeriesCard(Card):
     def _show_study(self, study: Study) -> None:
         self._study = self._original = study
         self._chosen, self._by_hand = dict(study.chosen), set()
-        self.which.setCurrentIndex(max(0, self.which.findData(study)))
+        same = [number for number, other in enumerate(self._studies.all) if other.series == study.series]
+        self.which.setCurrentIndex(same[0] if same else 0)
         clear(self._list)
         self.rows = []
         # Those that may be taken come first.

@@ -661,7 +661,6 @@ class Session(Teller):
 
         wanted = settings if settings is not None else Settings()
         self._jobs.drop("segment")
-        self._begin(Stage.PREPARING)
 
         def prepared(value: Prepared) -> None:
             before, desk.worked = desk.worked, value.worked
@@ -694,6 +693,7 @@ class Session(Teller):
             queue=Queue.COMPUTING,
             topic="prepare",
         )
+        self._begin(Stage.PREPARING)
         self.prepared_changed.emit()
 
     def _not_prepared(self, error: Exception | None = None) -> None:

@@ -143,6 +143,7 @@ def test_a_step_is_looked_at_before_and_after_and_put_away(prepared, qtbot):
     _look(prepared, Step.STRIP, qtbot)
     bar = prepared.check_bar
     assert bar.isVisible()
+    qtbot.waitUntil(lambda: _picture(prepared).size() != plain.size(), timeout=5_000)
     after = _picture(prepared)
     assert after != plain
     qtbot.keyPress(prepared, Qt.Key.Key_X)
@@ -155,7 +156,7 @@ def test_a_step_is_looked_at_before_and_after_and_put_away(prepared, qtbot):
     assert _picture(prepared) not in (before, after)
     qtbot.keyClick(prepared, Qt.Key.Key_Escape)
     assert not bar.isVisible()
-    assert _picture(prepared) == plain
+    qtbot.waitUntil(lambda: _picture(prepared) == plain, timeout=5_000)
 
 
 def test_an_alignment_is_judged_by_checkerboard_edges_and_swipe(prepared, qtbot):
@@ -323,6 +324,17 @@ def test_a_stopped_preparation_leaves_the_scans_on_screen_and_is_done_when_asked
     assert window.segment.button.isEnabled()
 
 
+def test_another_sequence_can_be_the_one_that_stays(prepared, qtbot):
+    _look(prepared, Step.ALIGN, qtbot)
+    choice = prepared.prepared.reference
+    assert choice.currentText() == "T1, chosen for you"
+    choice.activated.emit(2)
+    qtbot.waitUntil(lambda: prepared.session.settings.reference is T2, timeout=60_000)
+    _until_ready(prepared, qtbot)
+    assert prepared.session.worked.reference is T2
+    assert np.allclose(prepared.session.worked.matrices[T2], np.eye(4))
+
+
 def test_what_speaks_gravely_against_a_mask_is_read_before_the_mask_is_seen(prepared, qtbot, monkeypatch, tmp_path):
     doubts = (Doubt(Kind.CAVITY, "There is a cavity as after an operation.", True),)
     monkeypatch.setattr(unusual, "look", lambda raw, subject, found=None, progress=None: doubts if found else ())
@@ -335,7 +347,7 @@ def test_what_speaks_gravely_against_a_mask_is_read_before_the_mask_is_seen(prep
     qtbot.mouseClick(prepared.result.read_button, LEFT)
     assert prepared.model.mask is not None
     assert prepared.result.save_button.isVisible()
-    assert prepared.result.doubts[0].isVisible()
+    qtbot.waitUntil(lambda: prepared.result.doubts[0].isVisible(), timeout=5_000)
     prepared.session.save(tmp_path / "out")
     qtbot.waitUntil(lambda: prepared.session.saved is not None, timeout=20_000)
     assert doubts[0].sentence in json.loads(prepared.session.saved.sidecar.read_text())["notes"]
