@@ -26,7 +26,7 @@ from app.correct_panel import SLIDER_STEPS, place_of, radius_at
 from app.correcting import Tool
 from app.preparing import FINE, STEP_DEG, STEP_MM, Preparation
 from app.session import Presence, Session, Stage
-from app.theme import Theme
+from app.theme import GAP, Theme
 from app.viewer_model import Way
 from engine.volume import Sequence, in_words
 
@@ -436,6 +436,10 @@ class PreparationPanel(Section):
         worked = session.worked
         unfolded = self.unfolded
         self.steps.setVisible(unfolded)
+        # Folded it is a line among others, and what follows needs the room.
+        top, bottom = (14, 2 * GAP) if unfolded else (8, 8)
+        self.body.setContentsMargins(2 * GAP, top, 2 * GAP, bottom)
+        self.body.setSpacing(GAP if unfolded else 0)
         self.fold_button.draw("caret-up" if unfolded else "caret-down")
         self.fold_button.say("Hide the steps" if unfolded else "Show the steps")
         self.summary.setVisible(not unfolded)
