@@ -388,9 +388,10 @@ CHILD = """
     from app.session import Stage
     from app.settings import Settings
     from app.viewer_model import Plane
-    from engine import registry
+    from engine import registry, unusual
     from tests.app.test_correcting import away_from_the_tumour, axial, draw
 
+    unusual.look = lambda *_, **__: ()  # the phantom is no head
     registry.folders = lambda: [Path(sys.argv[2])]
     application = make_application()
     window = make_window(Settings(QSettings(sys.argv[3], QSettings.Format.IniFormat)))
