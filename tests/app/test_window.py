@@ -587,7 +587,8 @@ def test_after_a_cancelled_opening_nothing_is_segmented_unasked(loaded, patient,
     stages: list[Stage] = []
     loaded.session.stage_changed.connect(lambda: stages.append(loaded.session.stage))
     loaded.session.leave_out(patient / "patient_t1.nii.gz")
-    qtbot.waitUntil(lambda: T1 not in loaded.model.layers, timeout=20_000)
+    qtbot.waitUntil(lambda: Stage.READY in stages, timeout=20_000)
+    assert T1 not in loaded.model.layers
     assert stages == [Stage.LOADING, Stage.PREPARING, Stage.READY]
 
 
