@@ -803,6 +803,7 @@ class Session(Teller):
             desk.worked,
             choice,
             self.model.layers,
+            desk.opened.notes,
             on_finished=finished,
             on_failed=self._not_segmented,
             on_cancelled=self._back,

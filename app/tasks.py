@@ -58,6 +58,7 @@ class Opened:
         why: For each file, how certain its sequence is and how it was told.
         looks_like: Files whose content says surely something else than their name or header.
         listing: The models there are.
+        notes: What was told by contents, as sentences for what is written beside a mask.
         unseen: Why contents could not be looked at, in words; empty when they were.
     """
 
@@ -66,6 +67,7 @@ class Opened:
     why: dict[Path, tuple[bool, str]]
     looks_like: dict[Path, Recognition]
     listing: Listing
+    notes: tuple[str, ...] = ()
     unseen: str = ""
 
 
@@ -150,10 +152,12 @@ def read(
     """
     from engine import contents, registry, sequences
 
-    unseen, why_by_content = "", {}
+    unseen = ""
+    why_by_content: dict[Path, str] = {}
+    notes: tuple[str, ...] = ()
     try:
         placed = contents.place(files, progress.part(0.0, 0.2), indices, settled | set(told))
-        files, why_by_content = placed.files, dict(placed.why)
+        files, why_by_content, notes = placed.files, dict(placed.why), placed.notes
     except BadModel as error:
         # Names and headers are left to tell by.
         unseen = str(error)
@@ -189,7 +193,7 @@ def read(
             why[path] = (key not in files.uncertain, why_by_content[path])
         else:
             why[path] = (detection.certain, detection.why)
-    return Opened(files, layers, why, looks_like, registry.list_models(), unseen)
+    return Opened(files, layers, why, looks_like, registry.list_models(), notes, unseen)
 
 
 def prepare(
@@ -282,15 +286,24 @@ def _read_one(path: Path, sequence: Sequence | None, indices: dict[Path, int]) -
 
 
 def segment(
-    worked: Worked, choice: Choice, layers: dict[LayerKey, Layer], progress: Progress
+    worked: Worked, choice: Choice, layers: dict[LayerKey, Layer], told: tuple[str, ...], progress: Progress
 ) -> tuple[Segmentation, Mask, tuple[Doubt, ...]]:
-    """Find the tumour, look through what was found, and say what speaks against trusting it."""
-    from engine import inference
+    """Find the tumour, look through what was found, and say what speaks against trusting it.
+
+    Args:
+        worked: The scans.
+        choice: The model.
+        layers: What is on screen.
+        told: What was decided when the scans were read, for what is written beside the mask.
+        progress: Told of every stage and every window.
+    """
+    from engine import inference, unusual
 
     segmentation = inference.segment(worked.subject, choice.card, progress.part(0.0, 0.95), use=choice.used)
     doubts = _doubts(worked, segmentation, progress)
     # What is said beside the mask is said in the file beside it too.
-    segmentation = replace(segmentation, notes=(*segmentation.notes, *(doubt.sentence for doubt in doubts)))
+    segmentation = unusual.noted(segmentation, doubts)
+    segmentation = replace(segmentation, notes=(*segmentation.notes, *told))
     return segmentation, Mask.of(segmentation.label_map, layers, segmentation.probabilities), doubts
 
 
