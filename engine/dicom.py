@@ -40,6 +40,7 @@ _FEWEST_SLICES = 8
 _SMALLEST_HEAD_MM = 80.0
 _SMALLEST_VIEW_MM = 130.0
 _OBLIQUE_DEGREES = 35.0
+_NOWHERE = "without a place in space"
 # Echoes and phases that would make more stacks than this are a measurement over time.
 _MOST_STACKS = 4
 
@@ -449,7 +450,7 @@ class _Stack:
 
     def _too_little(self, spacing: tuple[float, float, float], shape: tuple[int, int, int]) -> str:
         if not self.placed:
-            return "without a place in space"
+            return _NOWHERE
         if self.middle.samples > 1:
             return "a screenshot"
         if len(self.images) < _FEWEST_SLICES:
@@ -498,9 +499,8 @@ def _stacks(images: list[Image]) -> Iterator[_Stack]:
     """The stacks of one series: images of one size, direction, echo and part of the signal, a slice of each place."""
     placed = [i for i in images if i.position is not None and i.directions is not None and i.spacing is not None]
     lost = [i for i in images if i.position is None or i.directions is None or i.spacing is None]
-    if lost and not placed:
+    if lost:
         yield _Stack(tuple(sorted(lost, key=lambda image: image.instance)), placed=False)
-        return
     for grid in _apart(placed, _grid_of, most=len(placed)):
         for part in _apart(grid, lambda image: (_part_of_signal(image),), most=_MOST_STACKS):
             for echo in _apart(part, _echo_of, most=_MOST_STACKS):
@@ -642,6 +642,12 @@ def _convert(series: Series, workshop: Workshop, progress: Progress) -> Converte
             f"its images are packed {_UNPACKABLE[syntax]}",
             "Export it again without compression.",
         )
+    if _lies_nowhere(series):
+        raise UnreadableImage(
+            f"{title.capitalize()} cannot be used",
+            "its header does not say where its slices lie, so left and right are unknown",
+            "Export it again from the scanner or the archive.",
+        )
     folder = workshop.new_folder()
     source, target = folder / "in", folder / "out"
     source.mkdir()
@@ -672,6 +678,10 @@ def _convert(series: Series, workshop: Workshop, progress: Progress) -> Converte
         shutil.rmtree(target, ignore_errors=True)
     progress.update(1.0, "converted")
     return Converted(final, series, index, note)
+
+
+def _lies_nowhere(series: Series) -> bool:
+    return any(image.position is None or image.directions is None for image in series.slices)
 
 
 def _frame_by_frame(series: Series, source: Path, progress: Progress) -> bool:
@@ -788,7 +798,7 @@ def _matching(series: Series, made: list[Path], said: str) -> tuple[Path, int | 
 
 def _displacement(series: Series, grid: Grid) -> float:
     """How far the corners of a grid lie from those that the headers give, in mm, whatever the order of its axes."""
-    affine = _Stack(series.slices, placed=series.left_out != "without a place in space").affine
+    affine = _Stack(series.slices).affine
     if affine is None:
         return 0.0
     try:

@@ -473,6 +473,26 @@ def test_what_cannot_be_unpacked_is_told(tmp_path: Path, workshop: Workshop) -> 
     )
 
 
+def test_slices_that_lie_nowhere_are_never_used(tmp_path: Path, workshop: Workshop) -> None:
+    """Without a place nobody knows left from right, so not even the user's choice takes them."""
+    files = Examination(tmp_path / "in").series(fake_dicom.T2, 1, fake_dicom.grid(spacing=THICK))
+    for file in files[4:7]:
+        dataset = pydicom.dcmread(file)
+        del dataset.ImagePositionPatient
+        dataset.save_as(file)
+
+    study = look(tmp_path / "in", workshop=workshop)
+
+    assert sorted((series.images, series.left_out) for series in study.series) == [
+        (3, "without a place in space"),
+        (17, ""),
+    ]
+    assert any(doubt.startswith("3 of the slices") for doubt in study.doubts)
+    lost = next(series for series in study.series if series.left_out)
+    with pytest.raises(UnreadableImage, match="left and right are unknown"):
+        dicom.convert(lost, workshop, Progress())
+
+
 def test_no_series_no_subject(tmp_path: Path, workshop: Workshop) -> None:
     Examination(tmp_path / "in").series(fake_dicom.ADC, 1, fake_dicom.grid(spacing=THICK))
     study = look(tmp_path / "in", workshop=workshop)
