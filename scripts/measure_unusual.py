@@ -2,17 +2,17 @@
 
     python -m scripts.measure_unusual --shared ../shared --simulated RUNS/simulated-test
 
-Writes ``docs/results/unusual.md``. Masks of usual patients are the experts' own.
+Writes ``docs/results/unusual.md``. Masks of usual patients are the experts' own; unusual ones are made from simulated
+patients. ``--every 4`` looks at every fourth real patient only.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,83 +20,65 @@ import numpy as np
 from engine import nifti, registry, unusual
 from engine.inference import Segmentation
 from engine.nifti import Convention
-from engine.unusual import Figures, Kind
+from engine.unusual import Kind
 from engine.volume import Grid, LabelMap, Sequence, Subject, Volume
 from trainer import oddities, recognition
 
-_MADE_FROM = 4  # every tenth patient
+_SIMULATED = 20
+_MADE_FROM = 4
+_MASKS = ("none", "rim", "both", "half")
+_REAL = "real patients, stripped, experts' masks"
+_MADE_UP = "simulated patients, their true masks"
+_RAW = "raw scans with skull, as prepared by the app"
 
 
 def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--simulated", type=Path)
+    parser.add_argument("--simulated", type=Path, required=True)
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("docs/results/unusual.md"))
-    parser.add_argument("--figures", type=Path, help="where to write every patient's figures, for choosing limits")
     arguments = parser.parse_args()
-    record: dict[str, object] = {}
-    folders = sorted(folder for folder in (arguments.shared / "cohort").iterdir() if folder.is_dir())
-    usual: list[tuple[str, Counter[Kind], int]] = []
+    real = sorted(folder for folder in (arguments.shared / "cohort").iterdir() if folder.is_dir())[:: arguments.every]
+    simulated = sorted(arguments.simulated.glob("simulated-*.npy"))[:_SIMULATED]
+    raw = sorted((arguments.shared / "clinical").glob("raw_with_skull_*"))
+    jobs = [
+        *((_RAW, path) for path in raw),
+        *((_REAL, path) for path in real),
+        *((_MADE_UP, path) for path in simulated),
+        *((kind, path) for path in simulated[:_MADE_FROM] for kind in (*oddities.MADE, *_MASKS)),
+    ]
+    found: dict[str, list[set[Kind]]] = {}
+    with ProcessPoolExecutor(arguments.workers) as pool:
+        for (what, path), kinds in zip(jobs, pool.map(_look, jobs), strict=True):
+            found.setdefault(what, []).append(kinds)
+            _say(f"{what}, {path.stem}: {', '.join(sorted(kinds)) or 'nothing'}")
+    arguments.out.write_text(_table(found), encoding="utf-8")
 
-    alarms: Counter[Kind] = Counter()
-    for folder in folders:
-        subject, labels = _patient(folder)
-        found = unusual.figures(dict(subject), subject, _segmentation(labels))
-        _keep(record, f"usual/{folder.name}", found)
-        alarms.update({doubt.kind for doubt in unusual.doubts(found)})
-    usual.append(("real patients, stripped, experts' masks", alarms, len(folders)))
 
-    if arguments.simulated is not None:
-        alarms, count = Counter(), 0
-        for path in sorted(arguments.simulated.glob("simulated-*.npy"))[:40]:
-            subject, labels = _simulated(path)
-            found = unusual.figures(dict(subject), subject, _segmentation(labels))
-            _keep(record, f"simulated/{path.stem}", found)
-            alarms.update({doubt.kind for doubt in unusual.doubts(found)})
-            count += 1
-        usual.append(("simulated patients, their true masks", alarms, count))
-
-    alarms, count = Counter(), 0
-    for folder in sorted((arguments.shared / "clinical").glob("raw_with_skull_*")):
-        raw = {
-            s: nifti.read(folder / f"{s.value}.nii.gz", s) for s in Sequence if (folder / f"{s.value}.nii.gz").exists()
-        }
-        subject = _prepared(folder.name, raw)
-        found = unusual.figures(raw, subject)
-        _keep(record, f"clinical/{folder.name}", found)
-        alarms.update({doubt.kind for doubt in unusual.doubts(found)})
-        count += 1
-    usual.append(("raw scans with skull, as prepared by the app", alarms, count))
-
-    noticed: Counter[str] = Counter()
-    chosen = folders[:: max(1, len(folders) // _MADE_FROM)][:_MADE_FROM]
-    for folder in chosen:
-        subject, labels = _patient(folder)
-        for kind, make in oddities.MADE.items():
-            made = make(subject)
-            found = unusual.figures(dict(made), made)
-            _keep(record, f"{kind}/{folder.name}", found)
-            noticed[kind] += kind in {doubt.kind for doubt in unusual.doubts(found)}
-        for shape in ("none", "rim", "both", "half"):
-            found = unusual.figures({}, subject, _segmentation(oddities.unlikely_mask(subject, shape)))
-            _keep(record, f"mask {shape}/{folder.name}", found)
-            kind = Kind.NO_TUMOUR if shape == "none" else Kind.UNLIKELY_PLACE
-            noticed[f"mask: {shape}"] += kind in {doubt.kind for doubt in unusual.doubts(found)}
-        _say(f"{folder.name}: {dict(noticed)}")
-    arguments.out.write_text(_table(usual, noticed, len(chosen)), encoding="utf-8")
-    if arguments.figures is not None:
-        arguments.figures.write_text(json.dumps(record, indent=1), encoding="utf-8")
+def _look(job: tuple[str, Path]) -> set[Kind]:
+    """The kinds of doubts about one patient."""
+    what, path = job
+    if what == _RAW:
+        raw = {s: nifti.read(p, s) for s in Sequence if (p := path / f"{s.value}.nii.gz").exists()}
+        said = unusual.look(raw, _prepared(path.name, raw))
+    elif what in (_REAL, _MADE_UP):
+        subject, labels = _patient(path) if what == _REAL else _simulated(path)
+        said = unusual.look(subject, subject, _segmentation(labels))
+    elif what in _MASKS:
+        subject, _ = _simulated(path)
+        said = unusual.look({}, subject, _segmentation(oddities.unlikely_mask(subject, what)))
+    else:
+        subject = oddities.MADE[Kind(what)](_simulated(path)[0])
+        said = unusual.look(subject, subject)
+    return {doubt.kind for doubt in said}
 
 
 def _say(line: str) -> None:
     sys.stdout.write(f"{time.strftime('%H:%M:%S')}  {line}\n")
     sys.stdout.flush()
-
-
-def _keep(record: dict[str, object], name: str, found: Figures) -> None:
-    record[name] = asdict(found)
-    _say(f"{name}: {', '.join(doubt.kind for doubt in unusual.doubts(found)) or 'nothing'}")
 
 
 def _patient(folder: Path) -> tuple[Subject, LabelMap]:
@@ -126,7 +108,7 @@ def _segmentation(labels: LabelMap) -> Segmentation:
     return Segmentation(labels, {}, {}, card, (), "CPU", "fp32", 0.0)
 
 
-def _table(usual: list[tuple[str, Counter[Kind], int]], noticed: Counter[str], count: int) -> str:
+def _table(found: dict[str, list[set[Kind]]]) -> str:
     lines = [
         "# What is unlike what the models know",
         "",
@@ -136,18 +118,23 @@ def _table(usual: list[tuple[str, Counter[Kind], int]], noticed: Counter[str], c
         "| patients | " + " | ".join(Kind) + " |",
         "|---" * (len(Kind) + 1) + "|",
     ]
-    for title, alarms, patients in usual:
-        lines.append(f"| {title} ({patients}) | " + " | ".join(str(alarms[kind]) for kind in Kind) + " |")
+    for title in (_REAL, _MADE_UP, _RAW):
+        alarms = Counter(kind for kinds in found.get(title, []) for kind in kinds)
+        counts = " | ".join(str(alarms[kind]) for kind in Kind)
+        lines.append(f"| {title} ({len(found.get(title, []))}) | {counts} |")
     lines += [
         "",
-        f"Made-up unusual cases (`trainer/oddities.py`), each from {count} real patients: how many were noticed.",
+        "Made-up unusual cases (`trainer/oddities.py`), from simulated patients: how many were noticed.",
         "",
         "| made unusual | noticed |",
         "|---|---|",
-        *(f"| {name} | {number} of {count} |" for name, number in noticed.items()),
-        "",
     ]
-    return "\n".join(lines)
+    for what in (*oddities.MADE, *_MASKS):
+        wanted = Kind(what) if what in set(Kind) else Kind.NO_TUMOUR if what == "none" else Kind.UNLIKELY_PLACE
+        kinds = found.get(what, [])
+        title = f"mask: {what}" if what in _MASKS else what
+        lines.append(f"| {title} | {sum(wanted in one for one in kinds)} of {len(kinds)} |")
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":
