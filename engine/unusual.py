@@ -38,7 +38,7 @@ LARGEST_RIM = 0.75
 LARGEST_MIRROR = 0.75
 LARGEST_FLUID = 0.6
 MOST_PIECES = 8
-UNSURE = 0.5
+UNSURE = 0.35
 
 
 class Kind(StrEnum):
@@ -76,7 +76,8 @@ class Figures:
     """What the doubts are made of.
 
     Attributes:
-        looks: What each sequence looks like by its content.
+        looks: What each sequence looks like by its content, alone.
+        together: The same, told together.
         ct: The sequences whose values are those of a CT.
         brain_ml: Volume of what the models see.
         cut: For each face of the scan, how much of the brain it cuts, as a share of the brain's largest section there.
@@ -94,6 +95,7 @@ class Figures:
     """
 
     looks: Mapping[Sequence, Recognition] = field(default_factory=dict)
+    together: Mapping[Sequence, Recognition] = field(default_factory=dict)
     ct: tuple[Sequence, ...] = ()
     brain_ml: float = 0.0
     cut: Mapping[str, float] = field(default_factory=dict)
@@ -163,6 +165,7 @@ def figures(
         if ghost is not None:
             ghosts[sequence] = ghost
     ct = tuple(sequence for sequence, volume in raw.items() if _is_ct(volume))
+    together = dict(zip(looks, contents.together(looks.values()), strict=True))
     progress.check()
 
     coarse = {sequence: _coarse(volume.data, subject.grid) for sequence, volume in subject.items()}
@@ -173,7 +176,14 @@ def figures(
     brain_ml = float(np.count_nonzero(brain)) * voxel_ml
     stripped = 0 < brain_ml <= LARGEST_BRAIN_ML
     if not stripped:
-        return replace(_tumour(segmentation, None, None, spacing), looks=looks, ct=ct, brain_ml=brain_ml, ghosts=ghosts)
+        return replace(
+            _tumour(segmentation, None, None, spacing),
+            looks=looks,
+            together=together,
+            ct=ct,
+            brain_ml=brain_ml,
+            ghosts=ghosts,
+        )
     units = {sequence: data / _unit(data[brain]) for sequence, data in coarse.items()}
     progress.check()
     hull = _hull(brain, spacing)
@@ -181,6 +191,7 @@ def figures(
     return replace(
         _tumour(segmentation, hull, fluid, spacing),
         looks=looks,
+        together=together,
         ct=ct,
         brain_ml=brain_ml,
         cut=_cuts(brain),
@@ -224,7 +235,7 @@ def _about_scans(found: Figures) -> list[Doubt]:
                     grave=True,
                 )
             )
-        elif seen.probabilities[sequence.value] < 1 - UNSURE and seen.sequence is not sequence:
+        elif found.together[sequence].probabilities[sequence.value] < UNSURE:
             said.append(
                 Doubt(
                     Kind.CONTRAST,

@@ -24,8 +24,8 @@ from engine.unusual import Kind
 from engine.volume import Grid, LabelMap, Sequence, Subject, Volume
 from trainer import oddities, recognition
 
-_SIMULATED = 20
-_MADE_FROM = 4
+_SIMULATED = 12
+_MADE_FROM = 3
 _MASKS = ("none", "rim", "both", "half")
 _REAL = "real patients, stripped, experts' masks"
 _MADE_UP = "simulated patients, their true masks"
