@@ -61,7 +61,8 @@ _NONE = (0.0, 0.0, 0.0)
 # where they are 1 mm and 1 degree off, and at most 0.04 where they are 2 mm off or two different patients.
 _NUDGE_MM, _NUDGE_DEG = 3.0, 4.0
 _USUAL_LOSS = 0.10
-_BETTER = 1.03
+# A nudge that costs less than this of the match is a reason to register: 2 mm off it costs 0.04 or less or gains.
+_STILL_FITS = 0.97
 
 _PREFERRED = (Sequence.T1CE, Sequence.T1, Sequence.FLAIR, Sequence.T2)
 _AS_THIN = 1.25
@@ -173,7 +174,7 @@ def quality_words(value: float) -> str:
 
 
 def already_aligned(volumes: Iterable[Volume], progress: Progress = Progress()) -> bool:
-    """Whether scans share a grid and no small motion of one makes it fit the first markedly better.
+    """Whether scans share a grid and every small motion of one makes it fit the first worse.
 
     Args:
         volumes: Of one patient.
@@ -191,7 +192,7 @@ def already_aligned(volumes: Iterable[Volume], progress: Progress = Progress()) 
             *(pair[::-1] if pair[1].stripped and not pair[0].stripped else pair), 2.0, _POINTS_FINE, progress
         )
         here = match(np.eye(4))
-        if any(match(there) > _BETTER * here for there in _nudges(np.eye(4), still.middle)):
+        if any(match(there) > _STILL_FITS * here for there in _nudges(np.eye(4), still.middle)):
             return False
     return True
 
