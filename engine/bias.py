@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     import SimpleITK
 
 _SHRUNK_MM = 4.0
-# Rounds at each of two resolutions of the field, whose control points lie about 80 and 40 mm apart.
-_ROUNDS = (25, 25)
-_CONTROL_MM = 80.0
+# One cubic piece along each axis: as smooth as the field of a coil is. With pieces of half that size N4 takes a large
+# oedema for a bright corner of the coil (docs/results/alignment.md).
+_PIECES = 1
+_ROUNDS = 40
 # One voxel of the shrunk scan counts as brain from here on.
 _MOSTLY = 0.5
 # What is much too dark has no logarithm to speak of.
@@ -75,15 +76,11 @@ def _log_field(shrunk: FloatArray, inside: Mask, grid: Grid, progress: Progress)
 
     image, mask = _image(shrunk, grid), _image(inside.astype(np.uint8), grid)
     n4 = SimpleITK.N4BiasFieldCorrectionImageFilter()
-    n4.SetMaximumNumberOfIterations(_ROUNDS)
-    extents = (n * side for n, side in zip(grid.shape, grid.spacing, strict=True))
-    n4.SetNumberOfControlPoints([3 + max(1, round(extent / _CONTROL_MM)) for extent in extents])
+    n4.SetMaximumNumberOfIterations((_ROUNDS,))
+    n4.SetNumberOfControlPoints((3 + _PIECES,) * 3)
     n4.SetNumberOfThreads(1)  # the same field on every machine
-    rounds = 0
 
     def told() -> None:
-        nonlocal rounds
-        rounds += 1
         if progress.cancelled:
             n4.Abort()
 
