@@ -26,6 +26,7 @@ _SHRUNK_MM = 4.0
 # oedema for a bright corner of the coil (docs/results/alignment.md).
 _PIECES = 1
 _ROUNDS = 40
+_UNTIL = 1e-6  # the change at which to stop; of the usual thousandth, a field this smooth stops before it has begun
 # One voxel of the shrunk scan counts as brain from here on.
 _MOSTLY = 0.5
 # What is much too dark has no logarithm to speak of.
@@ -77,6 +78,7 @@ def _log_field(shrunk: FloatArray, inside: Mask, grid: Grid, progress: Progress)
     image, mask = _image(shrunk, grid), _image(inside.astype(np.uint8), grid)
     n4 = SimpleITK.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations((_ROUNDS,))
+    n4.SetConvergenceThreshold(_UNTIL)
     n4.SetNumberOfControlPoints((3 + _PIECES,) * 3)
     n4.SetNumberOfThreads(1)  # the same field on every machine
 

@@ -54,7 +54,7 @@ _EDGE = 0.1
 _MOST_VOXELS = 1 << 29
 
 # Whether N4 makes masks of scans with a skull better; measured in docs/results/alignment.md.
-BIAS_HELPS = True
+BIAS_HELPS = False
 _NO_BRAIN = "No brain was found in the scans, so nothing was removed."
 
 _IDENTITY: Final[Affine] = np.eye(4)

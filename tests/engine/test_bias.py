@@ -39,7 +39,7 @@ def test_a_slow_field_is_taken_out() -> None:
     truth, brain = tissue()
     spoilt = Volume(truth * field(), GRID, Sequence.T1)
     corrected = bias.correct(spoilt, brain)
-    assert unevenness(corrected.data, truth, brain) < 0.25 * unevenness(spoilt.data, truth, brain)
+    assert unevenness(corrected.data, truth, brain) < 0.3 * unevenness(spoilt.data, truth, brain)
     assert corrected.data[brain].mean() == pytest.approx(spoilt.data[brain].mean(), rel=0.05)
 
 
