@@ -195,6 +195,7 @@ class MainWindow(QMainWindow):
         session.stage_changed.connect(self._update)
         session.patient_changed.connect(self._look)
         session.result_changed.connect(self._update)
+        session.result_changed.connect(self._show_doubts)
         session.problem_changed.connect(self._update_message)
         self.correct.browse.connect(self.copy_from_file)
         self.cases.folder_wanted.connect(self.find_scans)
@@ -1083,6 +1084,12 @@ class MainWindow(QMainWindow):
         """With a tool in hand its options stay in sight, below the panel's edge as they may come to lie."""
         if self.corrections.hand.tool is not Tool.LOOK:
             QTimer.singleShot(0, self.correct, lambda: self.panel.ensureWidgetVisible(self.correct, 0, 0))
+
+    def _show_doubts(self) -> None:
+        """What is to be read before a mask is shown must be in sight."""
+        if self.session.unread:
+            read = self.result.read_button
+            QTimer.singleShot(0, read, lambda: self.panel.ensureWidgetVisible(read, 0, 24))
 
     def _update_recent(self) -> None:
         self.recent_menu.clear()

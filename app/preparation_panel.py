@@ -83,7 +83,6 @@ class StepRow(QWidget):
         inside.setContentsMargins(0, 0, 0, 0)
         inside.addWidget(self.switch if switched else self.dot, 0, Qt.AlignmentFlag.AlignCenter)
         (self.dot if switched else self.switch).hide()
-        self._is_switched = switched
         self._was_done = False
         self.name = label(title)
         self.seconds = label("", "small")
@@ -93,13 +92,13 @@ class StepRow(QWidget):
         self.look_button.setAccessibleName(f"Look at {title.lower()}")
         self.look_button.setCheckable(True)
         self.look_button.clicked.connect(self._look_clicked)
-        self.look_button.setVisible(looked)
-        self._is_looked = looked
         grid.addWidget(mark, 0, 0, Qt.AlignmentFlag.AlignVCenter)
         grid.addWidget(self.name, 0, 1)
         grid.addWidget(self.seconds, 0, 2, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         grid.addWidget(self.look_button, 0, 3)
         grid.addWidget(self.words, 1, 1, 1, 3)
+        # Not before it has its place: a widget without one is shown as a window of its own.
+        self.look_button.setVisible(looked)
 
     def show_step(
         self,
@@ -410,8 +409,8 @@ class PreparationPanel(Section):
         if self._unfolded is not None:
             return self._unfolded
         worked = self._session.worked
-        # With a result there is something else to look at.
-        return self._session.result is None and (worked is None or worked.changed)
+        # With a result, or something to read before it, there is something else to look at.
+        return self._session.result is None and not self._session.unread and (worked is None or worked.changed)
 
     def _fold(self) -> None:
         if self.unfolded:
@@ -433,6 +432,9 @@ class PreparationPanel(Section):
             self._patient, self._unfolded = session.files, None
         # With no sequence known there is nothing to prepare.
         self.setVisible(session.files is not None and bool(session.files.files))
+        if session.files is None:
+            # An empty window has nothing to load the steps for.
+            return
         worked = session.worked
         unfolded = self.unfolded
         self.steps.setVisible(unfolded)

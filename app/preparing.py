@@ -339,6 +339,8 @@ class Preparation(QObject):
     @property
     def nudging(self) -> bool:
         """Whether a scan can be pushed now."""
+        if self._step is None:
+            return False
         from engine.pipeline import Step
 
         return self._step is Step.ALIGN and self._pair is not None
@@ -487,6 +489,8 @@ class Preparation(QObject):
     @property
     def drawable(self) -> bool:
         """Whether the brain can be drawn on now."""
+        if self._step is None:
+            return False
         from engine.pipeline import Step
 
         return self._step is Step.STRIP and self.brain is not None

@@ -544,15 +544,26 @@ def test_labels_that_do_not_say_what_they_mean_are_asked_about(loaded, tmp_path,
 
 
 def test_a_mask_of_another_scan_is_refused_in_a_sentence(loaded, tmp_path, qtbot):
-    grid = phantoms.grid("LPS", shape=(12, 14, 10), spacing=(2.0, 2.0, 2.0))
-    labels = phantoms.tumour(grid).data.copy()
+    grid = phantoms.grid("LPS", shape=(12, 14, 10), spacing=(2.0, 2.0, 2.0), centre=(203.0, -5.0, 7.0))
+    labels = phantoms.tumour(grid, centre=(203.0, -5.0, 7.0)).data.copy()
     labels[labels == 1] = 4
     path = phantoms.write(tmp_path / "far_seg.nii.gz", labels, np.array(grid.affine))
     loaded.review.compare_file(path)
     qtbot.waitUntil(lambda: loaded.session.problem is not None, timeout=20_000)
-    assert "far_seg.nii.gz does not lie on the grid" in loaded.session.problem.sentence
+    assert "far_seg.nii.gz does not lie where the scans lie" in loaded.session.problem.sentence
     assert loaded.model.other is None
     assert loaded.review.coming == ""
+
+
+def test_a_mask_on_a_grid_of_its_own_is_put_where_its_header_says_and_that_is_said(loaded, tmp_path, qtbot):
+    grid = phantoms.grid("LPS", shape=(12, 14, 10), spacing=(2.0, 2.0, 2.0))
+    labels = phantoms.tumour(grid).data.copy()
+    labels[labels == 1] = 4
+    path = phantoms.write(tmp_path / "coarse_seg.nii.gz", labels, np.array(grid.affine))
+    loaded.review.compare_file(path)
+    qtbot.waitUntil(lambda: loaded.model.other is not None, timeout=20_000)
+    assert "was put where its header says" in loaded.session.problem.sentence
+    assert loaded.model.other.mask.labels.grid.same_as(loaded.session.worked.grid)
 
 
 def test_today_is_compared_with_an_earlier_scan_on_the_same_grid(segmented, tmp_path, qtbot):
@@ -574,14 +585,6 @@ def test_today_is_compared_with_an_earlier_scan_on_the_same_grid(segmented, tmp_
     model.show(FLAIR)
     settle(segmented)
     assert "lacks the sequence" in segmented.layouts.compare.why_empty.text()
-
-
-def test_an_earlier_scan_on_another_grid_is_refused_in_a_sentence(loaded, tmp_path, qtbot):
-    coarse = phantoms.grid("LPS", shape=(12, 14, 10), spacing=(2.0, 2.0, 2.0))
-    earlier = phantoms.write_subject(tmp_path / "march", on=coarse, sequences=(T1,))
-    loaded.review.compare_earlier([earlier])
-    qtbot.waitUntil(lambda: loaded.session.problem is not None, timeout=20_000)
-    assert "Register the earlier scan" in loaded.session.problem.sentence
 
 
 def test_nothing_to_compare_with_survives_the_patient(segmented, tmp_path, qtbot):

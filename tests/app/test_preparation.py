@@ -344,6 +344,9 @@ def test_what_speaks_gravely_against_a_mask_is_read_before_the_mask_is_seen(prep
     assert prepared.model.mask is None
     assert prepared.session.result is None
     assert not prepared.result.save_button.isVisible()
+    button = prepared.result.read_button
+    # In sight, however long the panel above it is.
+    qtbot.waitUntil(lambda: button.visibleRegion().boundingRect().height() == button.height(), timeout=5_000)
     qtbot.mouseClick(prepared.result.read_button, LEFT)
     assert prepared.model.mask is not None
     assert prepared.result.save_button.isVisible()
