@@ -45,6 +45,8 @@ FREE_GB = {"app": 1.5, "torch": 2.5, "torch for GPUs": 9.0}
 NEWS_SECONDS = 5.0
 # Commands that never open a window, so that a machine without Qt's system libraries can still segment.
 WINDOWLESS = {"segment", "models", "evaluate", "check", "train", "study", "self-test", "--help", "-h", "--version"}
+# Processes of tests; each holds networks and volumes of its own.
+MOST_SIDE_BY_SIDE = 4
 # What `--install` may be asked for.
 OPTIONAL_PARTS = ("torch", "test")
 
@@ -611,7 +613,7 @@ def _call(command: Sequence[str], folder: Path) -> int:
 
 
 def run_tests(words: Sequence[str]) -> int:
-    """Run every check and then pytest, whose summary is the last line.
+    """Run every check and then pytest, whose summary is the last line; all tests run side by side, some alone do not.
 
     Args:
         words: Passed to pytest.
@@ -635,7 +637,9 @@ def run_tests(words: Sequence[str]) -> int:
         if code:
             failed.append(name)
     say(f"== Failed before the tests: {', '.join(failed)}" if failed else "== All checks passed; now the tests")
-    code = _call([*python, "pytest", *words], ROOT)
+    # Tests of one file share what was expensive to make, so a file stays with one process.
+    together = ["-n", str(min(os.cpu_count() or 1, MOST_SIDE_BY_SIDE)), "--dist", "loadfile"]
+    code = _call([*python, "pytest", *(words or together)], ROOT)
     return code or (1 if failed else 0)
 
 
