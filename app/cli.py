@@ -172,7 +172,10 @@ def segment(
         bool, typer.Option("--no-align", help="Leave every sequence where its header puts it.")
     ] = False,
     no_strip: Annotated[bool, typer.Option("--no-strip", help="Leave the skull on.")] = False,
-    no_bias: Annotated[bool, typer.Option("--no-bias", help="Leave slow changes of brightness in.")] = False,
+    bias: Annotated[
+        bool | None,
+        typer.Option("--bias/--no-bias", help="Divide slow changes of brightness out, or leave them in as usual."),
+    ] = None,
     volume: Annotated[
         int | None, typer.Option("--volume", min=1, help="Of a file that holds several volumes, take this one.")
     ] = None,
@@ -191,8 +194,9 @@ def segment(
     named = {s: path for s, path in zip(Sequence, (t1, t1ce, t2, flair), strict=True) if path is not None}
     if not paths and not named and not dicom:
         raise UserError("There is nothing to segment", "", "Name files of one patient, or folders, a patient each.")
-    align, strip, bias = (Switch.OFF if no else Switch.AUTO for no in (no_align or resample, no_strip, no_bias))
-    settings = Settings(align=align, strip=strip, bias=bias)
+    align, strip = (Switch.OFF if no else Switch.AUTO for no in (no_align or resample, no_strip))
+    evened = Switch.AUTO if bias is None else Switch.ON if bias else Switch.OFF
+    settings = Settings(align=align, strip=strip, bias=evened)
     done: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(_progress("Segmenting"))

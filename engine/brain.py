@@ -23,12 +23,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from engine.errors import BadModel
-from engine.inference import LARGEST_BRAIN_ML
 from engine.model_card import NETWORK_XML, WEIGHTS, sha256
 from engine.preprocessing import SIZE_STEP, background, resample_axes, resampling_weights, to_canonical
 from engine.progress import Progress
 from engine.runtime import import_openvino
-from engine.volume import FloatArray, Grid, Mask, Volume, bounding_box
+from engine.volume import LARGEST_BRAIN_ML, FloatArray, Grid, Mask, Volume, bounding_box
 
 MODEL = Path(__file__).resolve().parent.parent / "assets" / "brain"
 CARD = "brain.json"

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.model_card import TUMOUR_CORE, WHOLE_TUMOUR
-from engine.volume import Box, FloatArray, Grid, LabelMap, Mask, Volume, bounding_box
+from engine.volume import LARGEST_BRAIN_ML, Box, FloatArray, Grid, LabelMap, Mask, Volume, bounding_box
 
 # Between these a probability is called unsure.
 UNSURE = (0.2, 0.8)
@@ -24,8 +24,6 @@ UNSURE = (0.2, 0.8)
 RIM_MM = 2.0
 SMALLEST_ML = 0.3
 SMALLEST_EDGE_CM2 = 1.0
-# No brain is as large: with the skull on, the edge of the head is not that of the brain.
-LARGEST_BRAIN_ML = 2200.0
 MOST_OF_A_KIND = 5
 
 

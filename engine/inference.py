@@ -17,12 +17,10 @@ from engine.preprocessing import prepare
 from engine.progress import Progress
 from engine.runtime import Device, Network, open_network
 from engine.sequences import require_orientation
-from engine.volume import FloatArray, Grid, LabelMap, Sequence, Subject, in_order, in_words
+from engine.volume import LARGEST_BRAIN_ML, FloatArray, Grid, LabelMap, Sequence, Subject, in_order, in_words
 
 OVERLAP = 0.5
 NO_TUMOUR = "No tumour was found."
-# No brain is as large; a head with its skull is, and with the noise of the air around it far more.
-LARGEST_BRAIN_ML = 2200
 
 Run = Callable[[FloatArray], FloatArray]
 

@@ -759,7 +759,7 @@ def _nothing_in(folder: Path) -> UnreadableImage:
     what = f"The folder {shown(folder)} holds no NIfTI image"
     names = (name for _, _, files in os.walk(folder) for name in files)
     if any(name.lower().endswith((".dcm", ".ima")) for name in islice(names, 10_000)):
-        return UnreadableImage(what, "it holds DICOM files", "Convert them to .nii.gz first.")
+        return UnreadableImage(what, "it holds DICOM files", "Segment them with --dicom, or convert them to .nii.gz.")
     return UnreadableImage(what, "", "Choose a folder with .nii or .nii.gz files.")
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from engine.errors import CannotWrite
 from engine.files import shown, whole_file
 from engine.progress import Progress
-from engine.volume import FloatArray, Grid, LabelMap, Mask, Sequence, Volume, bounding_box
+from engine.volume import LARGEST_BRAIN_ML, FloatArray, Grid, LabelMap, Mask, Sequence, Volume, bounding_box
 
 Points = NDArray[np.float64]
 Triangles = NDArray[np.int32]
@@ -38,8 +38,6 @@ TAUBIN_IN, TAUBIN_OUT = 0.5, -0.53
 # Where fluid is dark the folds of the brain are dark too, and can be told from tissue.
 DARK_FLUID = (Sequence.T1, Sequence.T1CE, Sequence.FLAIR)
 TISSUE_FROM = 0.55
-# No brain is as large; a head with its skull is.
-LARGEST_BRAIN_ML = 2200.0
 
 STL_HEADER = b"Gliascope surface, mm, SPACE=RAS, research use only"
 STL_CORRECTED = b", corrected by hand"

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from engine import contents
 from engine.contents import Recognition
-from engine.inference import LARGEST_BRAIN_ML, Segmentation
+from engine.inference import Segmentation
 from engine.preprocessing import background, to_canonical
 from engine.progress import Progress
-from engine.volume import FloatArray, Grid, Mask, Sequence, Subject, Volume, bounding_box
+from engine.volume import LARGEST_BRAIN_ML, FloatArray, Grid, Mask, Sequence, Subject, Volume, bounding_box
 
 _SPACING_MM = 2.0
 _FACES = ("left", "right", "back", "front", "bottom", "top")

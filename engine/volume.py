@@ -22,6 +22,8 @@ Affine = NDArray[np.float64]
 
 TUMOUR_CORE = 1
 REST_OF_WHOLE_TUMOUR = 2
+# No brain is as large; a head with its skull is, and with the noise of the air around it far more.
+LARGEST_BRAIN_ML = 2200.0
 
 
 class Sequence(StrEnum):

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from engine import nifti, sequences
 from engine.errors import NotFinite, SequenceProblem, UserError
-from engine.inference import LARGEST_BRAIN_ML
 from engine.nifti import Convention
 from engine.preprocessing import background, to_canonical
 from engine.progress import Progress
 from engine.volume import (
+    LARGEST_BRAIN_ML,
     REST_OF_WHOLE_TUMOUR,
     TUMOUR_CORE,
     FloatArray,

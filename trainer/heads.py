@@ -26,9 +26,19 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from engine import nifti
-from engine.inference import LARGEST_BRAIN_ML
 from engine.preprocessing import background, resample_axes
-from engine.volume import FloatArray, Grid, LabelArray, LabelMap, Mask, Sequence, Subject, Volume, bounding_box
+from engine.volume import (
+    LARGEST_BRAIN_ML,
+    FloatArray,
+    Grid,
+    LabelArray,
+    LabelMap,
+    Mask,
+    Sequence,
+    Subject,
+    Volume,
+    bounding_box,
+)
 from trainer.simulate import Tissue, prepare_anatomy
 
 _Points = NDArray[np.float64]

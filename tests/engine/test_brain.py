@@ -13,11 +13,10 @@ from scipy import ndimage
 
 from engine import brain, nifti
 from engine.errors import BadModel, Cancelled
-from engine.inference import LARGEST_BRAIN_ML
 from engine.metrics import dice
 from engine.preprocessing import to_canonical
 from engine.progress import Progress
-from engine.volume import Grid, Mask, Sequence, Volume
+from engine.volume import LARGEST_BRAIN_ML, Grid, Mask, Sequence, Volume
 
 DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo"
 STEP = 1.5  # mm; coarser than a scan, and quick

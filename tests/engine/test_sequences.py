@@ -266,7 +266,8 @@ def test_folders_with_nothing_to_open(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage) as caught:
         find_subjects([tmp_path])
     assert str(caught.value) == (
-        f"The folder {shown(tmp_path)} holds no NIfTI image (it holds DICOM files). Convert them to .nii.gz first."
+        f"The folder {shown(tmp_path)} holds no NIfTI image (it holds DICOM files). "
+        "Segment them with --dicom, or convert them to .nii.gz."
     )
 
 
