@@ -443,7 +443,8 @@ def _blur(n: int, sigma: float) -> FloatArray:
 
 def _slices(n: int, step: float, rng: np.random.Generator) -> FloatArray:
     """``(n, n)``: averaged into slices ``step`` voxels apart, somewhat thinner or thicker, and interpolated back."""
-    centres = np.arange(rng.uniform(0, step), n, step)
+    # A slice whose middle lies further out would hold no voxel at all.
+    centres = np.arange(rng.uniform(0, step), n - 0.5, step)
     width = step * rng.uniform(0.7, 1.1)
     away = np.abs(centres[:, None] - np.arange(n))
     average = np.clip((width + 1) / 2 - away, 0, min(1.0, width))
@@ -536,8 +537,10 @@ def train(plan: Plan, stored: Path, run: Path, start: Path | None = None, until:
         )
         optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimiser.step()
+        length = torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        # One step that is no number would make all weights such for good.
+        if torch.isfinite(length):
+            optimiser.step()
         slow = min(plan.average, (step + 1) / (step + 10))
         for name, value in network.state_dict().items():
             average[name].lerp_(value, 1 - slow)
