@@ -54,13 +54,16 @@ def test_examples_are_what_the_network_will_be_given(head: skull.StoredHead, pat
 
 
 def test_every_slice_of_a_thick_stack_shows_something() -> None:
-    for seed in range(400):
-        rng = np.random.default_rng(seed)
-        size = int(rng.integers(80, 129))
-        weights = skull._slices(size, 1.25, rng)
-        assert np.isfinite(weights).all()
-        # A stack of one brightness stays it.
-        np.testing.assert_allclose(weights.sum(axis=1)[4:-4], 1, atol=1e-5)
+    class LateAndThin(np.random.Generator):
+        """Draws what puts the last of the thinnest slices as far out as it can be."""
+
+        def uniform(self, low: float, high: float) -> float:  # type: ignore[override]
+            return 1.22 if low == 0 else low
+
+    weights = skull._slices(80, 1.25, LateAndThin(np.random.PCG64(0)))
+    assert np.isfinite(weights).all()
+    # A stack of one brightness stays it.
+    np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-5)
 
 
 def test_contrasts_differ_and_distances_are_those_of_the_head(head: skull.StoredHead) -> None:
