@@ -471,6 +471,19 @@ def _images(path: Path) -> Found:
     return Found(others=1) if _text(dataset, _TEXT["sop_class"]) else Found(broken=1)
 
 
+def header(path: Path) -> Dataset:
+    """All values of a file that come before its pixels.
+
+    Raises:
+        UnreadableImage: It is not there any more, or damaged.
+    """
+    _pydicom()
+    try:
+        return _header(path)
+    except _broken() as error:
+        raise UnreadableImage("A DICOM file cannot be read", "", "Copy it again from its source.") from error
+
+
 def _header(path: Path) -> Dataset:
     size = path.stat().st_size
     with reachable(path).open("rb") as file:
