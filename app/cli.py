@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from app.cohort import CohortScores, Models
     from engine.dicom import Study
     from engine.nifti import Convention
+    from engine.outputs import Wanted
     from engine.pipeline import Settings
     from engine.registry import Choice, Listing
     from engine.sequences import SubjectFiles
@@ -42,6 +43,16 @@ if TYPE_CHECKING:
 
 REGION_TITLES = {"whole_tumour": "Whole tumour", "tumour_core": "Core"}
 STEP_TITLES = {"align": "Aligned", "grid": "One grid", "strip": "Stripped", "bias": "Evened out"}
+OUTPUT_TITLES = {
+    "working_mask": "Mask on the common grid",
+    "probability_whole_tumour": "Probability of whole tumour",
+    "probability_tumour_core": "Probability of core",
+    "surface_whole_tumour": "Surface of whole tumour",
+    "surface_tumour_core": "Surface of core",
+    "table_csv": "Table",
+    "table_json": "Table in JSON",
+    "dicom_seg": "DICOM segmentation, with the patient's name and number",
+}
 
 gliascope = typer.Typer(
     name="gliascope",
@@ -176,6 +187,26 @@ def segment(
         bool | None,
         typer.Option("--bias/--no-bias", help="Divide slow changes of brightness out, or leave them in as usual."),
     ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write the probability of whole tumour and core too.")
+    ] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="Write volumes, diameters and lesions as CSV and JSON too.")
+    ] = False,
+    stl: Annotated[bool, typer.Option("--stl", help="Write the surfaces of whole tumour and core too.")] = False,
+    dicom_seg: Annotated[
+        bool,
+        typer.Option(
+            "--dicom-seg", help="Of DICOM, write a DICOM segmentation too; it carries the patient's name and number."
+        ),
+    ] = False,
+    on_grid: Annotated[
+        Literal["", "t1", "t1ce", "t2", "flair", "working"],
+        typer.Option(
+            "--grid",
+            help="Whose grid probabilities and DICOM segmentation lie on; working, with a mask too, is the common one.",
+        ),
+    ] = "",
     volume: Annotated[
         int | None, typer.Option("--volume", min=1, help="Of a file that holds several volumes, take this one.")
     ] = None,
@@ -188,9 +219,12 @@ def segment(
     2.
     """
     from app.cohort import Models
+    from engine.outputs import WORKING, Wanted
     from engine.pipeline import Settings, Switch
     from engine.volume import Sequence
 
+    place = WORKING if on_grid == WORKING else Sequence(on_grid) if on_grid else None
+    wanted = Wanted(probabilities, dicom_seg, surfaces=stl, table=table, grid=place)
     named = {s: path for s, path in zip(Sequence, (t1, t1ce, t2, flair), strict=True) if path is not None}
     if not paths and not named and not dicom:
         raise UserError("There is nothing to segment", "", "Name files of one patient, or folders, a patient each.")
@@ -218,7 +252,7 @@ def segment(
             progress.title = f"{patient.name} ({number + 1} of {len(patients)})" if len(patients) > 1 else patient.name
             try:
                 _refuse_same_name(patient, taken)
-                done.append(_segment_one(patient, models, out, settings, part, resample, volume))
+                done.append(_segment_one(patient, models, out, settings, part, resample, volume, wanted))
             except UserError as error:
                 failed.append({"name": patient.name, "error": str(error)})
                 with progress.aside():
@@ -689,9 +723,10 @@ def _segment_one(
     progress: Progress,
     resample: bool = False,
     volume: int | None = None,
+    wanted: Wanted | None = None,
 ) -> dict[str, Any]:
     """Read, prepare, segment and save one patient exactly as the window does; returns what to tell."""
-    from engine import export, inference, pipeline, sequences, unusual
+    from engine import export, inference, outputs, pipeline, sequences, unusual
 
     started = time.perf_counter()
     files = patient.converted(progress.part(0.0, 0.08))
@@ -720,6 +755,8 @@ def _segment_one(
     choice = models.choose(files.files)
     volumes = _read(files, resample, volume, progress.part(0.1, 0.15))
     worked = pipeline.work(files.name, volumes, settings, progress.part(0.15, 0.55))
+    if wanted is not None:
+        outputs.refuse_what_cannot_be(wanted, worked)
     network = models.network(choice.card)
     part = progress.part(0.55, 0.95)
     found = inference.segment(worked.subject, choice.card, part, network=network, use=choice.used)
@@ -730,11 +767,17 @@ def _segment_one(
     progress.update(0.97, "saving")
     saved = export.save(found, worked.subject, out, reason=choice.reason, uncertain=files.uncertain, worked=worked)
     hashes = {"mask", "masks"}
+    more: dict[str, Path] = {}
+    if wanted is not None and wanted.anything:
+        part = progress.part(0.98, 1.0)
+        more, said = outputs.write(wanted, found, worked, out, saved.record, files.name, part)
+        notes += said
     return {
         "name": files.name,
         "mask": str(saved.mask.resolve()),
         **({"masks_of": {s.value: str(path.resolve()) for s, path in saved.others.items()}} if saved.others else {}),
         "sidecar": str(saved.sidecar.resolve()),
+        **({"outputs": {what: str(path.resolve()) for what, path in more.items()}} if more else {}),
         "verified": saved.verified,
         "advice": choice.advice,
         "seconds_in_all": round(time.perf_counter() - started, 2),
@@ -851,6 +894,8 @@ def _tell(result: dict[str, Any]) -> None:
     typer.echo(f"  Mask: {result['mask']}")
     for sequence, path in result.get("masks_of", {}).items():
         typer.echo(f"  Mask on the grid of {_titles_of([sequence])}: {path}")
+    for what, path in result.get("outputs", {}).items():
+        typer.echo(f"  {OUTPUT_TITLES[what]}: {path}")
 
 
 # --- options ----------------------------------------------------------------------------------------------------------

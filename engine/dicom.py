@@ -271,6 +271,15 @@ def subject_files(study: Study, workshop: Workshop, progress: Progress, name: st
     )
 
 
+def series_behind(path: Path) -> Series | None:
+    """The series that a file was converted from; None where it came from elsewhere, or its workshop is gone."""
+    for made in _CONVERTED.values():
+        for converted in made.values():
+            if converted.path == path:
+                return converted.series
+    return None
+
+
 _CONVERTED: WeakKeyDictionary[Workshop, dict[tuple[str, tuple[Path, ...]], Converted]] = WeakKeyDictionary()
 
 

@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pydicom
 import pytest
 
 from app import DEMO, cli
-from engine import contents, dicom, export, inference, nifti, pipeline, registry, sequences, unusual
+from engine import brain, contents, dicom, export, inference, nifti, pipeline, registry, sequences, unusual
 from engine.model_card import REGIONS, Calibration, ModelCard, RegionCalibration, Role
 from engine.progress import Progress
 from engine.volume import Sequence
 from tests.app import threshold_model
-from tests.engine import phantoms, stand_ins
+from tests.engine import fake_dicom, phantoms, stand_ins
 
 T1, T1CE, T2, FLAIR = Sequence
 # What tests with phantoms do without: they are no heads.
@@ -982,3 +983,53 @@ def test_files_without_names_are_told_by_what_they_show_and_what_is_unusual_is_s
     assert result["sequences"]["used"] == ["t2"]
     sidecar = json.loads(Path(result["sidecar"]).read_text())
     assert sidecar["notes"][0].startswith("The scan taken for T2 looks like FLAIR.")
+
+
+def test_more_than_masks_is_written_when_asked_for(run: Run, models: Path, patient: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ("--probabilities", "--table", "--stl")
+    [result] = run("segment", patient, "--out", out, *words, "--json").answer["subjects"]
+    assert {Path(path).name for path in result["outputs"].values()} == {
+        "anna_whole_tumour_probseg.nii.gz",
+        "anna_tumour_core_probseg.nii.gz",
+        "anna_whole_tumour.stl",
+        "anna_tumour_core.stl",
+        "anna_table.csv",
+        "anna_table.json",
+    }
+    plain = tmp_path / "plain"
+    assert run("segment", patient, "--out", plain).code == 0
+    assert (plain / "anna_seg.nii.gz").read_bytes() == (out / "anna_seg.nii.gz").read_bytes()
+    assert sorted(path.name for path in plain.iterdir()) == ["anna_seg.json", "anna_seg.nii.gz"]
+    told = run("segment", patient, "--out", out, "--table")
+    assert f"  Table: {(out / 'anna_table.csv').resolve()}" in told.out.splitlines()
+
+
+def test_a_dicom_segmentation_needs_dicom(run: Run, models: Path, patient: Path, tmp_path: Path) -> None:
+    ran = run("segment", patient, "--out", tmp_path / "out", "--dicom-seg")
+    assert ran.code == 2
+    assert "T2 was not read from DICOM" in ran.sentences[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dicom_examination_becomes_a_dicom_segmentation(
+    run: Run, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(brain, "is_stripped", lambda volume: True)
+    fake_dicom.Examination(tmp_path / "in").series(fake_dicom.T2, 3)
+    out = tmp_path / "out"
+    ran = run("segment", "--dicom", tmp_path / "in", "--out", out, "--dicom-seg")
+    assert (ran.code, ran.err) == (0, "")
+    assert "DICOM segmentation, with the patient's name and number: " in ran.out
+    made = pydicom.dcmread(out / "patient_seg.dcm")
+    assert made.PatientID == fake_dicom.IDENTITY
+    mask = nifti.read_label_map(out / "patient_seg.nii.gz", nifti.Convention.GLIASCOPE)
+    assert len(made.SegmentSequence) == 2
+    pixels = {1: 0, 2: 0}
+    for frame, picture in zip(made.PerFrameFunctionalGroupsSequence, np.atleast_3d(made.pixel_array), strict=True):
+        pixels[int(frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber)] += int(picture.sum())
+    assert pixels == {1: int(mask.whole_tumour.sum()), 2: int(mask.tumour_core.sum())}
+    # Nobody's name is anywhere else.
+    for path in out.iterdir():
+        if path.suffix != ".dcm":
+            assert not any(secret.encode() in path.read_bytes() for secret in fake_dicom.SECRETS)

@@ -1,0 +1,351 @@
+"""What else is made of a result than its masks: probabilities, a DICOM segmentation, surfaces and tables.
+
+One function for the window and the command line. Each output is written whole or not at all and read back, names nobody
+(but for the DICOM segmentation, which has to), and replaces only what was made here.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import cc3d
+import numpy as np
+
+from engine import diameters, nifti, sequences
+from engine.errors import CannotWrite, SequenceProblem
+from engine.export import MASK_ENDING, as_json, file_name
+from engine.files import shown, whole_file
+from engine.findings import UNSURE
+from engine.inference import Segmentation
+from engine.model_card import REGIONS, RESEARCH_USE, TUMOUR_CORE, WHOLE_TUMOUR, sha256
+from engine.pipeline import Worked
+from engine.progress import Progress
+from engine.volume import LabelMap, Mask, Sequence, Volume
+
+if TYPE_CHECKING:
+    from engine.dicom import Series
+
+WORKING: Literal["working"] = "working"
+Place = Sequence | Literal["working"] | None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be written beside the masks.
+
+    Attributes:
+        probabilities: The probability of whole tumour and of core, as NIfTI.
+        dicom_seg: A DICOM Segmentation; carries the patient's identity.
+        surfaces: Whole tumour and core as STL.
+        table: Volumes, diameters, counts and confidence, whole and for each lesion, as CSV and JSON.
+        grid: On which grid probabilities lie, and on which series the DICOM segmentation: that of a sequence's own
+            file, or the common grid that the model worked on, which also gets a mask then. That of the masks' reference
+            where none is named.
+    """
+
+    probabilities: bool = False
+    dicom_seg: bool = False
+    surfaces: bool = False
+    table: bool = False
+    grid: Place = None
+
+    @property
+    def anything(self) -> bool:
+        """Whether there is anything to write."""
+        return self.probabilities or self.dicom_seg or self.surfaces or self.table or self.grid == WORKING
+
+
+def probabilities_on(segmentation: Segmentation, worked: Worked, place: Place = None) -> dict[str, Volume]:
+    """The probability of each region on a grid, 0..1.
+
+    On a file's own grid they are interpolated through the matrices of the alignment, averaged where its voxels are
+    coarser; on a grid that is the common one they are those of the model to the bit.
+
+    Args:
+        segmentation: On the common grid.
+        worked: The steps it went through.
+        place: See `Wanted.grid`.
+
+    Raises:
+        CannotWrite: There are none: the result was kept in a case, which does without.
+    """
+    if not segmentation.probabilities:
+        raise CannotWrite(
+            "There are no probabilities to save", "a case keeps the mask alone", "Segment the patient again first."
+        )
+    if place == WORKING:
+        return {region: Volume(segmentation.probabilities[region], worked.grid) for region in REGIONS}
+    sequence = place if isinstance(place, Sequence) else worked.reference
+    here, own = worked.own_grid(sequence), worked.raw[sequence].grid
+    if here.same_as(worked.grid, 1e-3):
+        return {region: Volume(segmentation.probabilities[region], own) for region in REGIONS}
+    sampled = {}
+    for region in REGIONS:
+        found = sequences.resample(Volume(segmentation.probabilities[region], worked.grid), here).data
+        sampled[region] = Volume(np.clip(found, 0.0, 1.0).astype(np.float32), own)
+    return sampled
+
+
+def measure(segmentation: Segmentation) -> dict[str, Any]:
+    """Volumes, diameters, counts and confidence of a result, whole and for each lesion, as plain JSON values.
+
+    Measured on the grid that the model worked on. Diameters are those of `engine.diameters`, on the axial slice, or the
+    one nearest to it, where a region is largest. A lesion is a piece of the whole tumour that touches no other, largest
+    first. Where a result has no probabilities, neither has its table.
+    """
+    labels = segmentation.label_map
+    whole, core = labels.whole_tumour, labels.tumour_core
+    chances = segmentation.probabilities
+
+    def of_region(region: str, mask: Mask) -> dict[str, Any]:
+        interval = segmentation.intervals_ml.get(region)
+        unsure = None
+        if region in chances:
+            chance = chances[region]
+            unsure = round(labels.ml((chance > UNSURE[0]) & (chance < UNSURE[1])), 3)
+        return {
+            "volume_ml": round(labels.ml(mask), 3),
+            "interval_90_percent_ml": [round(float(ml), 3) for ml in interval] if interval is not None else None,
+            "pieces": int(cc3d.connected_components(mask.astype(np.uint8), connectivity=26, return_N=True)[1]),
+            **_diameters(mask, labels),
+            "mean_probability": _mean(segmentation, region, mask),
+            "unsure_ml": unsure,
+        }
+
+    pieces, count = cc3d.connected_components(whole.astype(np.uint8), connectivity=26, return_N=True)
+    sizes = np.bincount(pieces.reshape(-1, order="A"), minlength=count + 1)
+    lesions = []
+    for number, piece in enumerate(1 + np.argsort(-sizes[1:], kind="stable"), 1):
+        mask = pieces == piece
+        middle = labels.grid.to_world(np.argwhere(mask).mean(axis=0, keepdims=True))[0]
+        lesions.append(
+            {
+                "lesion": number,
+                "volume_ml": round(labels.ml(mask), 3),
+                "core_ml": round(labels.ml(mask & core), 3),
+                **_diameters(mask, labels),
+                "mean_probability": _mean(segmentation, WHOLE_TUMOUR, mask),
+                "centre_mm": [round(float(mm), 1) for mm in middle],
+            }
+        )
+    return {
+        "research_use": RESEARCH_USE,
+        "space": "RAS+ in mm",
+        "edited_by_hand": segmentation.edited_by_hand,
+        "regions": {WHOLE_TUMOUR: of_region(WHOLE_TUMOUR, whole), TUMOUR_CORE: of_region(TUMOUR_CORE, core)},
+        "lesions": lesions,
+    }
+
+
+COLUMNS = (
+    "part", "volume_ml", "low_ml", "high_ml", "core_ml", "pieces", "longest_mm", "across_mm", "product_cm2",
+    "mean_probability", "unsure_ml", "x_mm", "y_mm", "z_mm",
+)  # fmt: skip
+
+
+def as_csv(measured: Mapping[str, Any]) -> str:
+    """What `measure` found as lines of `COLUMNS`: a line for each region, then one for each lesion.
+
+    An empty cell is a value that does not exist. ``low_ml`` and ``high_ml`` are the ends of the 90 % interval.
+    """
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    for region, values in measured["regions"].items():
+        low, high = values["interval_90_percent_ml"] or ("", "")
+        core = measured["regions"][TUMOUR_CORE]["volume_ml"] if region == WHOLE_TUMOUR else ""
+        table.writerow({**values, "part": region, "low_ml": low, "high_ml": high, "core_ml": core})
+    for lesion in measured["lesions"]:
+        x, y, z = lesion["centre_mm"]
+        table.writerow({**lesion, "part": f"lesion_{lesion['lesion']}", "x_mm": x, "y_mm": y, "z_mm": z})
+    return text.getvalue()
+
+
+def refuse_what_cannot_be(wanted: Wanted, worked: Worked) -> None:
+    """Say before anything is computed what cannot be written of it.
+
+    Raises:
+        SequenceProblem: The sequence whose grid was named is not there.
+        CannotWrite: A DICOM segmentation is asked for, and the scan was no DICOM.
+    """
+    if isinstance(wanted.grid, Sequence) and wanted.grid not in worked.raw:
+        raise SequenceProblem(
+            f"Nothing can be written on the grid of {wanted.grid.title}", "it is not there", "Name another sequence."
+        )
+    if wanted.dicom_seg:
+        series_of(wanted, worked)
+
+
+def series_of(wanted: Wanted, worked: Worked) -> tuple[Sequence, Series]:
+    """The series that a DICOM segmentation is written on, and which sequence it shows.
+
+    Raises:
+        CannotWrite: The scan was no DICOM.
+    """
+    from engine import dicom
+
+    sequence = wanted.grid if isinstance(wanted.grid, Sequence) else worked.reference
+    source = worked.raw[sequence].source
+    series = dicom.series_behind(source) if source is not None else None
+    if series is None:
+        raise CannotWrite(
+            "There can be no DICOM segmentation",
+            f"{sequence.title} was not read from DICOM",
+            "Open the DICOM files of the patient.",
+        )
+    return sequence, series
+
+
+def write(
+    wanted: Wanted,
+    segmentation: Segmentation,
+    worked: Worked,
+    folder: Path,
+    record: Mapping[str, Any],
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """Write what is wanted beside the masks, each with a record of how it came about.
+
+    Args:
+        wanted: What.
+        segmentation: The result, on the common grid.
+        worked: The steps it went through.
+        folder: Where the masks were written.
+        record: What the sidecar of the masks says, from `export.save`.
+        name: What to call the outputs; the patient's name by default.
+        progress: Checked between them.
+
+    Returns:
+        What was written, by what it is, and sentences the user should read.
+
+    Raises:
+        CannotWrite: Something of one of the names is there that is not Gliascope's, or the system refused.
+        SequenceProblem: See `refuse_what_cannot_be`.
+        UnreadableImage: The DICOM files are not there any more.
+    """
+    progress = progress or Progress()
+    refuse_what_cannot_be(wanted, worked)
+    base = folder / file_name(name or worked.name)
+    done: dict[str, Path] = {}
+    notes: list[str] = []
+
+    def target(ending: str) -> Path:
+        return base.with_name(base.name + ending)
+
+    if wanted.grid == WORKING:
+        progress.check()
+        path = target(f"_working{MASK_ENDING}")
+        with _recorded(path, record, "mask on the common grid") as partial:
+            nifti.write_label_map(segmentation.label_map, partial)
+        done["working_mask"] = path
+    if wanted.probabilities:
+        place = wanted.grid or worked.reference
+        for region, volume in probabilities_on(segmentation, worked, wanted.grid).items():
+            progress.check()
+            path = target(f"_{region}_probseg.nii.gz")
+            with _recorded(path, record, f"probability of {region}", {"grid": str(place)}) as partial:
+                nifti.write_volume(volume, partial)
+            done[f"probability_{region}"] = path
+    if wanted.surfaces:
+        from engine import surface
+
+        for region, shape in surface.of_tumour(segmentation.label_map, progress).items():
+            path = target(f"_{region}.stl")
+            with _recorded(path, record, f"surface of {region}") as partial:
+                surface.write_stl(shape, partial, segmentation.edited_by_hand > 0)
+            done[f"surface_{region}"] = path
+        if not any(key.startswith("surface_") for key in done):
+            notes.append("There is no tumour, and so no surface to save.")
+    if wanted.table:
+        progress.check()
+        measured = measure(segmentation)
+        texts = {
+            "csv": as_csv(measured),
+            "json": json.dumps(measured, sort_keys=True, indent=2, allow_nan=False) + "\n",
+        }
+        for ending, text in texts.items():
+            path = target(f"_table.{ending}")
+            with _recorded(path, record, "table") as partial, whole_file(partial) as inner:
+                inner.write_text(text, encoding="utf-8", newline="")
+            done[f"table_{ending}"] = path
+    if wanted.dicom_seg:
+        from engine import dicom_seg
+
+        progress.check()
+        sequence, series = series_of(wanted, worked)
+        path = target("_seg.dcm")
+        with _recorded(path, record, "DICOM segmentation", {"grid": sequence.value}) as partial:
+            written = dicom_seg.write(segmentation, worked.native(segmentation, sequence), series, partial)
+        done["dicom_seg"] = path
+        notes += [written.note] if written.note else []
+    return done, tuple(notes)
+
+
+def _diameters(mask: Mask, labels: LabelMap) -> dict[str, Any]:
+    axial = labels.grid.nearest_axes()[0].index(2)
+    found = diameters.measure_largest(mask, labels.grid, axial)
+    if found is None:
+        return {"longest_mm": None, "across_mm": None, "product_cm2": None}
+    lines = found[1]
+    return {
+        "longest_mm": round(lines.longest_mm, 1),
+        "across_mm": round(lines.across_mm, 1),
+        "product_cm2": round(lines.product_cm2, 2),
+    }
+
+
+def _mean(segmentation: Segmentation, region: str, mask: Mask) -> float | None:
+    if region not in segmentation.probabilities or not mask.any():
+        return None
+    return round(float(segmentation.probabilities[region][mask].mean(dtype=np.float64)), 4)
+
+
+@contextmanager
+def _recorded(
+    path: Path, record: Mapping[str, Any], kind: str, parameters: Mapping[str, Any] | None = None
+) -> Iterator[Path]:
+    """Write an output and its sidecar; replaces only what an earlier sidecar proves to be Gliascope's own.
+
+    Yields:
+        Where to write, in a folder of its own, under the very name.
+
+    Raises:
+        CannotWrite: Something else of that name is there; nothing was changed.
+    """
+    sidecar = path.with_name((nifti.stem(path) if path.name.endswith(MASK_ENDING) else path.name) + ".json")
+    if path.exists():
+        proved = None
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            before = json.loads(sidecar.read_text(encoding="utf-8"))
+            proved = before["output"]["sha256"] if before["software"]["name"] == "Gliascope" else None
+        if path.is_dir() or proved != sha256(path):
+            raise CannotWrite(
+                f"{shown(path)} is there already and is not replaced",
+                "it was not made by Gliascope, or was changed",
+                "Choose another folder, or move that file away first.",
+            )
+    with whole_file(path) as partial:
+        # Named as it will be, since what is written depends on the ending.
+        named = partial.with_name(f"{partial.name}.d") / path.name
+        try:
+            named.parent.mkdir()
+            yield named
+            made = {key: value for key, value in record.items() if key not in ("mask", "masks")}
+            about = {"kind": kind, "sha256": sha256(named), **({"made_with": dict(parameters)} if parameters else {})}
+            named.replace(partial)
+            # The sidecar first: an output is never seen without one.
+            with whole_file(sidecar) as beside:
+                beside.write_bytes(as_json({**made, "output": about}))
+        finally:
+            with suppress(OSError):
+                named.unlink()
+            with suppress(OSError):
+                named.parent.rmdir()
