@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from app.training_wizard import TrainingWizard
     from app.wizard_model import Look
     from engine.model_card import ModelCard
+    from engine.outputs import Wanted
 
 Choice = TypeVar("Choice", bound=Enum)
 
@@ -189,7 +190,7 @@ class MainWindow(QMainWindow):
         self.welcome.browse_folder.connect(self.browse_folder)
         self.welcome.demo.connect(lambda: session.open_demo())
         self.layers.browse.connect(self.browse_more)
-        self.result.save.connect(self.save)
+        self.result.save.connect(lambda: self.save())
         self.surface.failed.connect(session.fail)
         session.patient_changed.connect(self._update)
         session.stage_changed.connect(self._update)
@@ -304,6 +305,7 @@ class MainWindow(QMainWindow):
             ("Open a folder...", "Ctrl+Shift+O", self.browse_folder),
             ("Demo patient", "Ctrl+D", lambda: self.session.open_demo()),
             ("Save...", "Ctrl+S", self.save),
+            ("Save more than the masks...", "Ctrl+Alt+S", self.save_more),
             ("Save the case...", "Ctrl+Shift+S", self.save_case),
             ("Save a picture...", "Ctrl+P", self.save_picture),
             ("Close the patient", "Ctrl+W", self.session.close),
@@ -615,8 +617,8 @@ class MainWindow(QMainWindow):
         names, _ = QFileDialog.getOpenFileNames(self, f"Add to {self.session.name}", self._last_folder(), SCANS)
         self._opened([Path(name) for name in names], self.session.add)
 
-    def save(self) -> None:
-        """Choose where to, then write the mask and its record."""
+    def save(self, wanted: Wanted | None = None) -> None:
+        """Choose where to, then write the mask and its record, and what else is wanted."""
         if self.session.result is None:
             return
         folder = self.session.folder
@@ -624,7 +626,19 @@ class MainWindow(QMainWindow):
         start = str(folder) if folder is not None and DEMO not in (folder, *folder.parents) else self._last_folder()
         name = QFileDialog.getExistingDirectory(self, "Save the mask in a folder", start)
         if name:
-            self.session.save(Path(name))
+            self.session.save(Path(name), wanted)
+
+    def save_more(self) -> None:
+        """Choose what to save beside the masks, then where to."""
+        session = self.session
+        if session.result is None or session.worked is None or session.stage is not Stage.DONE:
+            return
+        from app.save_card import SaveCard  # with what it writes to files; a window on its way up needs none of that
+
+        segmentation = session.result.segmentation
+        card = SaveCard(self.theme, self._surface, session.worked, bool(segmentation.probabilities))
+        card.accepted.connect(self.save)
+        self._show(card)
 
     def save_case(self) -> None:
         """Choose where to, then write everything that is needed to go on later."""
@@ -1035,6 +1049,7 @@ class MainWindow(QMainWindow):
         self.welcome.set_busy(session.stage is Stage.LOADING)
         for name, possible, why in (
             ("Save", session.stage is Stage.DONE, "There is no mask yet. Segment first."),
+            ("Save more than the masks", session.stage is Stage.DONE, "There is no mask yet. Segment first."),
             ("Save the case", not self.cases.why_not, self.cases.why_not),
             ("Save a picture", bool(session.name), "No patient is open."),
             ("Close the patient", bool(session.name), "No patient is open."),

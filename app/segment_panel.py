@@ -270,7 +270,10 @@ class ResultPanel(Section):
         self.show_volumes(result.segmentation.volumes_ml, result.segmentation.intervals_ml)
         self.go_button.setEnabled(result.mask.largest is not None)
         self.save_button.setEnabled(self._session.stage is Stage.DONE)
-        self.saved.setText(f"{_files_in_words(saved)}\n{saved.verified}" if saved is not None else "")
+        more, said = self._session.saved_more
+        beside = [f"Beside it: {', '.join(path.name for path in more.values())}."] if more else []
+        lines = [_files_in_words(saved), saved.verified, *beside, *said] if saved is not None else []
+        self.saved.setText("\n".join(lines))
         self.saved.setToolTip(str(saved.mask) if saved is not None else "")
         for part in (self._tick, self.saved):
             part.setVisible(saved is not None)

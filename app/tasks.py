@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from engine.findings import Finding
     from engine.inference import Segmentation
     from engine.nifti import Convention
+    from engine.outputs import Wanted
     from engine.pipeline import Settings, Step, Worked
     from engine.registry import Choice, Listing
     from engine.sequences import SubjectFiles
@@ -522,3 +523,12 @@ def save(
         goes_on_from=goes_on_from,
         worked=worked,
     )
+
+
+def save_more(
+    wanted: Wanted, segmentation: Segmentation, worked: Worked, saved: Saved, progress: Progress
+) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """Write what is wanted beside masks that were saved."""
+    from engine import outputs
+
+    return outputs.write(wanted, segmentation, worked, saved.mask.parent, saved.record, progress=progress)

@@ -21,6 +21,7 @@ from PySide6.QtWidgets import (
 
 from app.application import _report_to
 from app.main_window import MainWindow
+from app.save_card import SaveCard
 from app.segment_panel import SAFE_COLOURS
 from app.session import Presence, Stage
 from app.slice_view import SliceView
@@ -722,3 +723,32 @@ def test_the_appearance_can_be_chosen_and_is_remembered(window, settings):
     assert settings.appearance == "light"
     window._choose_appearance("dark")
     assert window.theme.colours is DARK
+
+
+def test_more_than_the_masks_is_saved_when_it_is_ticked(segmented, qtbot, tmp_path, monkeypatch):
+    out = tmp_path / "everything"
+    out.mkdir()
+    choose_folder(monkeypatch, out)
+    segmented.menu_actions["Save more than the masks"].trigger()
+    card = segmented.findChild(SaveCard)
+    assert card.isVisible()
+    # The scans are no DICOM: the box says why it cannot be ticked.
+    assert not card.dicom_seg.isEnabled()
+    assert "was not read from DICOM" in card.dicom_seg.toolTip()
+    for box in (card.table, card.surfaces, card.probabilities):
+        qtbot.mouseClick(box, LEFT, pos=QPoint(8, box.height() // 2))
+    qtbot.mouseClick(card.go_on, LEFT)
+    qtbot.waitUntil(lambda: "_table.csv" in segmented.result.saved.text(), timeout=60_000)
+    names = {path.name.removeprefix("patient_") for path in out.iterdir() if path.suffix != ".json"}
+    probabilities = {"whole_tumour_probseg.nii.gz", "tumour_core_probseg.nii.gz"}
+    assert names == {"seg.nii.gz", "table.csv", "whole_tumour.stl", "tumour_core.stl", *probabilities}
+
+    # What is in the way is told, and the masks are saved all the same.
+    (out / "patient_table.csv").write_text("mine")
+    segmented.menu_actions["Save more than the masks"].trigger()
+    [card] = [card for card in segmented.findChildren(SaveCard) if card.isVisible()]
+    qtbot.mouseClick(card.table, LEFT, pos=QPoint(8, card.table.height() // 2))
+    qtbot.mouseClick(card.go_on, LEFT)
+    qtbot.waitUntil(lambda: segmented.session.problem is not None, timeout=60_000)
+    assert "patient_table.csv is there already" in str(segmented.session.problem)
+    assert (out / "patient_table.csv").read_text() == "mine"
