@@ -496,7 +496,8 @@ def test_a_scan_without_orientation_is_shown_with_a_warning_and_not_segmented(wi
     qtbot.waitUntil(lambda: window.session.problem is not None, timeout=20_000)
     assert set(window.model.layers) == {T2}
     assert "left and right are unknown" in window.banner.words.text()
-    assert "left and right are unknown" in window.segment.reason.text()
+    # The warning comes as soon as the header is read, the reason once it is clear that there is nothing to prepare.
+    qtbot.waitUntil(lambda: "left and right are unknown" in window.segment.reason.text(), timeout=20_000)
     assert not window.segment.button.isEnabled()
 
 
