@@ -7,10 +7,10 @@ import math
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QCursor, QPainter
 
-from app.cut import Cut
 from app.preparing import Preparation
 from app.slice_view import SliceView, Voxel
 from app.viewer_model import Point, ViewerModel
+from engine.cut import Cut
 
 
 class NudgeTool:

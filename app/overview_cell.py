@@ -22,12 +22,12 @@ from PySide6.QtWidgets import (
 )
 
 from app.controls import Segments, label, push
-from app.cut import cut_of
 from app.diagrams import Histogram, SliceProfile
 from app.review import Review
 from app.slice_layers import Frame, name_of, paint_small
 from app.theme import LABEL_PX, Theme, body_font
 from app.viewer_model import PRESETS, LayerKey, Plane, Side, ViewerModel
+from engine.cut import cut_of
 
 if TYPE_CHECKING:
     from engine.findings import Finding

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QColor, QImage, QLinearGradient, QPainter, QPen
 
-from app.cut import Cut
 from app.theme import CHECK, DISAGREEMENT, LABEL_PX, body_font
 from app.viewer_model import (
     Check,
@@ -32,6 +31,7 @@ from app.viewer_model import (
     Way,
     Window,
 )
+from engine.cut import Cut
 from engine.volume import TUMOUR_CORE, FloatArray, Grid, LabelArray, LabelMap, Sequence, Volume
 
 GREYS = [0xFF000000 | level << 16 | level << 8 | level for level in range(256)]

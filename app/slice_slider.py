@@ -7,8 +7,8 @@ from PySide6.QtCore import QPointF, QRectF, Qt, Signal
 from PySide6.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent
 from PySide6.QtWidgets import QAbstractSlider, QWidget
 
-from app.cut import Cut
 from app.viewer_model import Mask, Overlay
+from engine.cut import Cut
 
 WIDTH_PX = 14
 TRACK = QColor(255, 255, 255, 46)

@@ -22,11 +22,11 @@ from PySide6.QtGui import (
 )
 from PySide6.QtWidgets import QAbstractScrollArea, QWidget
 
-from app.cut import Cut, cut_of
 from app.slice_layers import SOFT_WHITE, Frame, MarksLayer, SliceLayers, paint_ruler
 from app.slice_slider import SliceSlider
 from app.theme import LABEL_PX, body_font
 from app.viewer_model import Layer, LayerKey, Plane, Point, Side, ViewerModel, Way, Window
+from engine.cut import Cut, cut_of
 from engine.volume import TUMOUR_CORE, Box
 
 Voxel = tuple[int, int, int]

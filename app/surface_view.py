@@ -37,13 +37,13 @@ from PySide6.QtGui import (
 from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QToolButton, QVBoxLayout, QWidget
 
 from app.controls import IconButton, label
-from app.cut import cut_of
 from app.jobs import Jobs
 from app.slice_layers import greys
 from app.surface_render import Camera, NoOpenGL, Part, Renderer, Scene, Sheet
 from app.theme import LABEL_PX, Theme, body_font
 from app.viewer_model import Plane, Point, ViewerModel
 from engine import surface
+from engine.cut import cut_of
 from engine.errors import CannotWrite
 from engine.progress import Progress
 from engine.surface import Head, Surface

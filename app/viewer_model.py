@@ -18,29 +18,19 @@ from numpy.typing import NDArray
 from PySide6.QtCore import QObject, Signal
 
 from app.theme import CORE, WHOLE_TUMOUR
+from engine.brightness import Brightness
+from engine.brightness import Window as Window
+from engine.cut import Plane as Plane
+from engine.cut import Point as Point
 from engine.volume import TUMOUR_CORE, Box, FloatArray, LabelMap, Sequence, Volume
 
 if TYPE_CHECKING:
     from engine.diameters import Diameters
 
 LayerKey = Sequence | Path
-Point = NDArray[np.float64]
 
 HISTOGRAM_BINS = 128
 ZOOM_RANGE = (0.5, 16.0)
-
-
-class Plane(Enum):
-    """The three cuts; the value is the world axis each looks along (0 x, 1 y, 2 z)."""
-
-    SAGITTAL = 0
-    CORONAL = 1
-    AXIAL = 2
-
-    @property
-    def title(self) -> str:
-        """Its name on screen."""
-        return self.name.capitalize()
 
 
 # What black and white are, as shares of the way from the black to the white of the window that suits the tissue.
@@ -93,29 +83,6 @@ class Map(Enum):
         }[self.value]
 
 
-@dataclass(frozen=True)
-class Window:
-    """Which intensities are shown from black to white.
-
-    Attributes:
-        width: From black to white, in the file's own intensities; positive.
-        level: The middle.
-    """
-
-    width: float
-    level: float
-
-    @property
-    def low(self) -> float:
-        """What is black."""
-        return self.level - self.width / 2
-
-    @property
-    def high(self) -> float:
-        """What is white."""
-        return self.level + self.width / 2
-
-
 @dataclass(frozen=True, eq=False)
 class Layer:
     """A volume and what the window needs to know of all its voxels, worked out once and away from the UI thread.
@@ -137,33 +104,13 @@ class Layer:
     @classmethod
     def of(cls, volume: Volume) -> Layer:
         """Look through a volume; takes about 30 ms for 240 x 240 x 155 voxels."""
-        step = max(1, round((volume.data.size / 600_000) ** (1 / 3)))
-        sample = volume.data[::step, ::step, ::step]
-        darkest = float(sample.min())
-        tissue = sample[sample > darkest]
-        if tissue.size < 16:
-            tissue = sample.ravel()
-        low, high = (float(value) for value in np.percentile(tissue, (0.5, 99.7)))
-        if high <= low:
-            low, high = low - 0.5, low + 0.5
-        # Air around a head with its skull on is noise, not zero; a tenth of the brightest tissue is above it.
-        floor = darkest
-        solid = sample > floor + 0.08 * (high - floor)
-        # Fat under the skin outshines the brain; the middle of the head has none, and has the tumour.
-        bounds = [_filled(solid, axis) for axis in range(3)]
-        middle = tuple(slice(round(a + 0.18 * (b - a)), round(b - 0.18 * (b - a)) + 1) for a, b in bounds)
-        inside = sample[middle][solid[middle]]
-        white = float(np.percentile(inside, 99.7)) if inside.size else high
-        black = low if low > floor + 0.25 * (high - floor) else floor
-        if white <= black:
-            black, white = low, high
-        shares = _shares(tissue, (low, high))
+        look = Brightness.of(volume)
         return cls(
             volume=volume,
-            default_window=Window(white - black, (white + black) / 2),
-            histogram=shares,
-            span=(low, high),
-            content_mm=_content_box(volume, solid, step),
+            default_window=look.window,
+            histogram=_shares(look.tissue, look.span),
+            span=look.span,
+            content_mm=look.content_mm,
         )
 
 
@@ -176,24 +123,6 @@ def _shares(values: NDArray[np.float32], span: tuple[float, float]) -> FloatArra
     # The square root keeps small tissues visible beside large ones.
     shares: FloatArray = np.sqrt(smooth / max(smooth.max(), 1e-9)).astype(np.float32)
     return shares
-
-
-def _filled(solid: NDArray[np.bool_], axis: int) -> tuple[int, int]:
-    """First and last slice along an axis that hold more than a speck."""
-    others = tuple(other for other in range(3) if other != axis)
-    # One bright voxel in a corner is no head: ask for a handful of them in a slice.
-    filled = np.flatnonzero(np.count_nonzero(solid, axis=others) > 0.002 * solid.size / solid.shape[axis])
-    return (int(filled[0]), int(filled[-1])) if filled.size else (0, solid.shape[axis] - 1)
-
-
-def _content_box(volume: Volume, solid: NDArray[np.bool_], step: int) -> NDArray[np.float64]:
-    bounds = []
-    for axis in range(3):
-        first, last = _filled(solid, axis)
-        bounds.append((max(0, (first - 1) * step), min(volume.grid.shape[axis] - 1, (last + 1) * step)))
-    corners = np.array([[a, b, c] for a in bounds[0] for b in bounds[1] for c in bounds[2]])
-    world = volume.grid.to_world(corners)
-    return np.stack([world.min(axis=0), world.max(axis=0)])
 
 
 @dataclass(frozen=True, eq=False)

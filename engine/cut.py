@@ -1,4 +1,4 @@
-"""How a plane of the patient lies on the screen.
+"""How a plane of the patient lies on the screen or on paper.
 
 The only place besides the readers where axes are swapped and flipped: `Cut` says which array axis runs along the
 screen and in which direction, everything above it speaks of the patient in mm.
@@ -7,19 +7,33 @@ screen and in which direction, everything above it speaks of the patient in mm.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.viewer_model import Plane, Point
 from engine.volume import FloatArray, Grid
 
+Point = NDArray[np.float64]
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 # A direction this far off an axis of the body is named by two letters: the sine of 15 degrees.
 SLANTED = 0.26
+
+
+class Plane(Enum):
+    """The three cuts; the value is the world axis each looks along (0 x, 1 y, 2 z)."""
+
+    SAGITTAL = 0
+    CORONAL = 1
+    AXIAL = 2
+
+    @property
+    def title(self) -> str:
+        """Its name on screen."""
+        return self.name.capitalize()
 
 
 @dataclass(frozen=True)
