@@ -15,30 +15,28 @@ import socket
 import sys
 import time
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from app import DEMO
-from engine.errors import BadModel, Cancelled, CannotWrite, ChooseVolume, SequenceProblem, UserError
+from engine.errors import Cancelled, CannotWrite, ChooseVolume, SequenceProblem, UserError
 from engine.files import whole_file
 from engine.progress import Progress
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from app.cohort import CohortScores, Models
-    from engine.dicom import Study
+    from app.cohort import CohortScores
+    from engine.flow import Models, Patient
     from engine.nifti import Convention
     from engine.outputs import Wanted
     from engine.pipeline import Settings
     from engine.registry import Choice, Listing
-    from engine.sequences import SubjectFiles
-    from engine.volume import Sequence, Volume
-    from engine.workshop import Workshop
+    from engine.volume import Sequence
     from trainer.doctor import Report
 
 REGION_TITLES = {"whole_tumour": "Whole tumour", "tumour_core": "Core"}
@@ -218,10 +216,11 @@ def segment(
     get a mask of their own, NAME_t2_seg.nii.gz. One patient that fails does not stop the others; the exit code is then
     2.
     """
-    from app.cohort import Models
+    from engine import flow
     from engine.outputs import WORKING, Wanted
     from engine.pipeline import Settings, Switch
     from engine.volume import Sequence
+    from engine.workshop import Workshop
 
     place = WORKING if on_grid == WORKING else Sequence(on_grid) if on_grid else None
     wanted = Wanted(probabilities, dicom_seg, surfaces=stl, table=table, grid=place)
@@ -234,7 +233,7 @@ def segment(
     done: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(_progress("Segmenting"))
-        patients, problems = _patients(paths, dicom or [], stack, progress)
+        patients, problems = flow.find(paths, lambda: stack.enter_context(Workshop()), dicom or [], progress)
         if named:
             patients = [_with_named(patients, named)]
         if name and len(patients) == 1:
@@ -242,18 +241,19 @@ def segment(
         elif name:
             raise UserError(f"{len(patients)} patients cannot all be called {name}", "", "Segment one at a time.")
         failed = [{"name": "", "error": str(problem)} for problem in problems]
-        models = Models(None if model == "auto" else model, device)
+        models = flow.Models(None if model == "auto" else model, device)
         with progress.aside():
             for problem in (*problems, *models.problems):
                 say(str(problem))
-        taken: dict[str, _Patient] = {}
+        taken: dict[str, Patient] = {}
         for number, patient in enumerate(patients):
             part = progress.part(number / len(patients), (number + 1) / len(patients))
             progress.title = f"{patient.name} ({number + 1} of {len(patients)})" if len(patients) > 1 else patient.name
             try:
                 _refuse_same_name(patient, taken)
                 done.append(_segment_one(patient, models, out, settings, part, resample, volume, wanted))
-            except UserError as error:
+            except UserError as told:
+                error = _in_our_words(told)
                 failed.append({"name": patient.name, "error": str(error)})
                 with progress.aside():
                     say(str(error) if len(patients) == 1 else f"{patient.name}: {error}")
@@ -340,12 +340,12 @@ def evaluate(
 ) -> int:
     """Measure Dice and HD95 on patients with a ground truth, each segmented as if it were new."""
     from app import cohort
-    from engine import sequences
+    from engine import flow, sequences
 
     wanted = _sequences(only)
     convention = _convention(labels)
     cases = sequences.with_truth(folders)
-    models = cohort.Models(None if model == "auto" else model, device)
+    models = flow.Models(None if model == "auto" else model, device)
     for problem in models.problems:
         say(str(problem))
     with _progress(f"{len(cases)} patients") as progress:
@@ -606,117 +606,8 @@ def _require_torch(command: str) -> None:
 # --- one patient ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Patient:
-    """One patient of this run.
-
-    Attributes:
-        name: For outputs.
-        files: The patient's files; None until a DICOM study is converted.
-        study: What was scanned, where it came as DICOM.
-        workshop: Where it is converted.
-        where: For sentences about two patients of one name.
-    """
-
-    name: str
-    files: SubjectFiles | None = None
-    study: Study | None = None
-    workshop: Workshop | None = None
-    where: str = ""
-
-    def converted(self, progress: Progress) -> SubjectFiles:
-        """The patient's files, converted from DICOM where they have to be."""
-        if self.files is not None:
-            return replace(self.files, name=self.name)
-        from engine import dicom
-
-        assert self.study is not None
-        assert self.workshop is not None
-        return replace(dicom.subject_files(self.study, self.workshop, progress), name=self.name)
-
-    def told(self) -> list[str]:
-        """Sentences about what was picked among the series of a study."""
-        if self.study is None:
-            return []
-        chosen = [
-            f"{sequence.title} is series {series.number} of {series.images} images ({series.why})."
-            for sequence, series in self.study.chosen.items()
-        ]
-        return [*chosen, *self.study.doubts, *self.study.notes]
-
-
-def _patients(
-    paths: list[Path], exports: list[Path], stack: contextlib.ExitStack, progress: Progress
-) -> tuple[list[_Patient], list[UserError]]:
-    """The patients in ``paths``, NIfTI and DICOM, and what is wrong with some of them.
-
-    Args:
-        paths: Of any kind.
-        exports: Known to be DICOM.
-        stack: Closes the private folder in which DICOM is converted.
-        progress: Told while headers are read.
-    """
-    scans: list[Path] = []
-    exports = list(exports)
-    for path in paths:
-        (exports if _is_dicom(path) else scans).append(path)
-    found, problems = _find(scans) if scans else ([], [])
-    patients = [_Patient(files.name, files, where=str(files.folder)) for files in found]
-    if exports:
-        from engine import dicom
-        from engine.workshop import Workshop
-
-        workshop = stack.enter_context(Workshop())
-        studies = dicom.look(exports, workshop, progress)
-        taken = {patient.name.casefold() for patient in patients}
-        names = (f"patient_{number}" if number > 1 else "patient" for number in range(1, 1_000_000))
-        free = (name for name in names if name not in taken)
-        patients += [_Patient(next(free), study=study, workshop=workshop, where="a DICOM study") for study in studies]
-    return patients, problems
-
-
-def _is_dicom(path: Path) -> bool:
-    from engine import nifti
-
-    # What is not there or may not be read is told in a sentence where NIfTI is looked for.
-    if nifti.is_nifti_name(path) or not os.path.exists(path):
-        return False
-    from engine import dicom
-
-    with contextlib.suppress(OSError):
-        return dicom.looks_like_dicom([path])
-    return False
-
-
-def _find(paths: list[Path]) -> tuple[list[SubjectFiles], list[UserError]]:
-    """The patients in ``paths``; what is wrong with one folder does not hide the others."""
-    from engine import sequences
-
-    try:
-        return sequences.find_subjects(paths), []
-    except UserError as error:
-        # `os.path.isdir` is False where `Path.is_dir` raises: names too long, folders closed to us.
-        folders = [path for path in paths if os.path.isdir(path)]
-        loose = [path for path in paths if path not in folders]
-        if not loose and len(folders) == 1:
-            with contextlib.suppress(OSError):
-                children = sorted(path for path in folders[0].iterdir() if not path.name.startswith("."))
-                folders = [path for path in children if os.path.isdir(path)]
-        parts = [[folder] for folder in folders] + ([loose] if loose else [])
-        if len(parts) < 2:
-            raise error from None
-    found: list[SubjectFiles] = []
-    problems: list[UserError] = []
-    for part in parts:
-        try:
-            found += sequences.find_subjects(part)
-        except UserError as problem:
-            problems.append(problem)
-    return found, problems
-
-
 def _segment_one(
-    patient: _Patient,
+    patient: Patient,
     models: Models,
     out: Path,
     settings: Settings,
@@ -726,119 +617,55 @@ def _segment_one(
     wanted: Wanted | None = None,
 ) -> dict[str, Any]:
     """Read, prepare, segment and save one patient exactly as the window does; returns what to tell."""
-    from engine import export, inference, outputs, pipeline, sequences, unusual
+    from engine import flow
 
     started = time.perf_counter()
-    files = patient.converted(progress.part(0.0, 0.08))
-    by_content: dict[Path, str] = {}
-    told: list[str] = []
-    if patient.study is None:
-        files, by_content, told = _placed(files, progress.part(0.08, 0.1))
-    if not files.files and files.unknown:
-        names = ", ".join(path.name for path in files.unknown)
-        raise SequenceProblem(
-            f"Which sequence {names} is cannot be told from its name, nor from what it shows",
-            "",
-            "Say so with --t1, --t1ce, --t2 or --flair and the file.",
-        )
-    if not files.files:
-        raise sequences.nothing_known(files)
+    scans = flow.read(
+        patient, progress.part(0.0, 0.15), resample=resample, volume=volume - 1 if volume is not None else None
+    )
     if patient.study is not None:
-        _refuse_other_scans(files, out)
-    notes = patient.told()
-    notes += [f"{path.name} was left out: its sequence cannot be told from its name." for path in files.unknown]
-    for sequence in sorted(files.uncertain) if patient.study is None else ():
-        path = files.files[sequence]
-        if path in by_content:
-            continue
-        notes.append(f"{path.name} was taken for {sequence.title} ({sequences.detect(path).why}).")
-    choice = models.choose(files.files)
-    volumes = _read(files, resample, volume, progress.part(0.1, 0.15))
-    worked = pipeline.work(files.name, volumes, settings, progress.part(0.15, 0.55))
-    if wanted is not None:
-        outputs.refuse_what_cannot_be(wanted, worked)
-    network = models.network(choice.card)
-    part = progress.part(0.55, 0.95)
-    found = inference.segment(worked.subject, choice.card, part, network=network, use=choice.used)
-    progress.update(0.95, "looking for what is unusual")
-    with contextlib.suppress(BadModel):
-        found = unusual.noted(found, unusual.look(worked.raw, worked.subject, found))
-    found = replace(found, notes=(*found.notes, *told))
+        flow.refuse_other_scans(scans, out)
+    result = flow.compute(scans, models, settings, progress.part(0.15, 0.97), wanted)
     progress.update(0.97, "saving")
-    saved = export.save(found, worked.subject, out, reason=choice.reason, uncertain=files.uncertain, worked=worked)
+    saved = result.save(out)
+    notes = list(scans.notes)
     hashes = {"mask", "masks"}
     more: dict[str, Path] = {}
     if wanted is not None and wanted.anything:
-        part = progress.part(0.98, 1.0)
-        more, said = outputs.write(wanted, found, worked, out, saved.record, files.name, part)
+        more, said = result.write(wanted, saved, progress.part(0.98, 1.0))
         notes += said
     return {
-        "name": files.name,
+        "name": result.name,
         "mask": str(saved.mask.resolve()),
         **({"masks_of": {s.value: str(path.resolve()) for s, path in saved.others.items()}} if saved.others else {}),
         "sidecar": str(saved.sidecar.resolve()),
         **({"outputs": {what: str(path.resolve()) for what, path in more.items()}} if more else {}),
         "verified": saved.verified,
-        "advice": choice.advice,
+        "advice": result.choice.advice,
         "seconds_in_all": round(time.perf_counter() - started, 2),
         **{key: value for key, value in saved.record.items() if key not in hashes},
         "notes": [*notes, *saved.record["notes"]],
     }
 
 
-def _placed(files: SubjectFiles, progress: Progress) -> tuple[SubjectFiles, dict[Path, str], list[str]]:
-    """The files with those told by what they show, how each of these was told, and sentences about it."""
-    from engine import contents
+def _in_our_words(error: UserError) -> UserError:
+    """The same with what to do in the words of this command line."""
+    from engine import flow
 
-    try:
-        placed = contents.place(files, progress)
-    except BadModel as error:  # names are left to tell by
-        return files, {}, [str(error)]
-    return placed.files, dict(placed.why), list(placed.notes)
-
-
-def _read(files: SubjectFiles, resample: bool, volume: int | None, progress: Progress) -> Mapping[Sequence, Volume]:
-    """The patient's volumes; what can be chosen is put into the words of this command line."""
-    from engine import nifti, sequences
-
-    try:
-        several = [p for p in files.files.values() if nifti.count_volumes(p) > 1] if volume is not None else []
-        indices = dict.fromkeys(several, volume - 1) if volume is not None else {}
-        if resample:
-            return sequences.load(files, resample=True, progress=progress, indices=indices)
-        return sequences.read(files, progress, indices)
-    except ChooseVolume as error:
-        raise ChooseVolume(
-            error.what, error.why, f"Choose one with --volume 1 to {error.count}.", error.count
-        ) from error
-
-
-def _refuse_other_scans(files: SubjectFiles, out: Path) -> None:
-    """All DICOM is called patient: the next one's masks must not take the place of the last one's.
-
-    Raises:
-        CannotWrite: The result that lies there was made from other scans.
-    """
-    from engine import export
-    from engine.model_card import sha256
-
-    base = export.file_name(files.name)
-    sidecar = out / (base + export.SIDECAR_ENDING)
-    before: object = None
-    with contextlib.suppress(OSError, ValueError, AttributeError, KeyError):
-        before = {one["sha256"] for one in json.loads(sidecar.read_text(encoding="utf-8"))["inputs"].values()}
-    if isinstance(before, set) and before and not before & {sha256(path) for path in files.files.values()}:
-        raise CannotWrite(
-            f"{base}{export.MASK_ENDING} is there already and is not replaced",
-            "it was made from other scans",
-            "Give this patient another name with --name, or choose another folder.",
+    if isinstance(error, ChooseVolume):
+        return ChooseVolume(error.what, error.why, f"Choose one with --volume 1 to {error.count}.", error.count)
+    if isinstance(error, flow.WhichSequence):
+        return flow.WhichSequence(error.what, error.why, "Say so with --t1, --t1ce, --t2 or --flair and the file.")
+    if isinstance(error, flow.OtherScans):
+        return flow.OtherScans(
+            error.what, error.why, "Give this patient another name with --name, or choose another folder."
         )
+    return error
 
 
-def _with_named(patients: list[_Patient], named: dict[Sequence, Path]) -> _Patient:
+def _with_named(patients: list[Patient], named: dict[Sequence, Path]) -> Patient:
     """The one patient whose files the user has named, together with what was found beside them."""
-    from engine.sequences import SubjectFiles
-    from engine.volume import Sequence
+    from engine import flow
 
     if len(patients) > 1 or any(patient.files is None for patient in patients):
         raise SequenceProblem(
@@ -846,23 +673,11 @@ def _with_named(patients: list[_Patient], named: dict[Sequence, Path]) -> _Patie
             f"{len(patients)} were given" if len(patients) > 1 else "DICOM was given",
             "Segment one patient at a time with them.",
         )
-    paths = list(named.values())
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise SequenceProblem("One file was named as two sequences", "", "Name each file once.")
-    first = patients[0].files if patients else None
-    if first is None:
-        first = SubjectFiles(paths[0].name.split(".")[0], {}, (), None, paths[0].parent)
-    theirs = {path.resolve() for path in paths}
-    found = {s: path for s, path in first.files.items() if path.resolve() not in theirs}
-    both = {**found, **named}
-    unknown = tuple(path for path in first.unknown if path.resolve() not in theirs)
-    ordered = {sequence: both[sequence] for sequence in Sequence if sequence in both}
-    doubted = frozenset(s for s in first.uncertain if s not in named and s in ordered)
-    both_files = SubjectFiles(first.name, ordered, unknown, first.segmentation, first.folder, doubted)
-    return _Patient(first.name, both_files, where=str(first.folder))
+    files = flow.named(named, patients[0].files if patients else None)
+    return flow.Patient(files.name, files, where=str(files.folder))
 
 
-def _refuse_same_name(patient: _Patient, taken: dict[str, _Patient]) -> None:
+def _refuse_same_name(patient: Patient, taken: dict[str, Patient]) -> None:
     # Compared as a file system that ignores case would: one mask must never silently replace another's.
     from engine import export
 

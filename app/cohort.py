@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine import inference, metrics, nifti, registry, runtime, sequences
+from engine import inference, metrics, nifti, sequences
 from engine.errors import UserError
+from engine.flow import Models
 from engine.metrics import RegionScore
-from engine.model_card import REGIONS, ModelCard
+from engine.model_card import REGIONS
 from engine.nifti import Convention
 from engine.progress import Progress
 from engine.sequences import SubjectFiles
@@ -113,46 +114,6 @@ def _spread(name: str, values: list[float]) -> dict[str, float]:
         f"{name}_sd": statistics.stdev(values) if len(values) > 1 else 0.0,
         f"{name}_median": statistics.median(values),
     }
-
-
-class Models:
-    """The models of one run, each opened, and with that checked against its hashes, once.
-
-    Args:
-        name: Of the model to use for every patient; None picks the best for each by its sequences.
-        device: auto, cpu or cuda.
-    """
-
-    def __init__(self, name: str | None, device: runtime.Device) -> None:
-        self._listing = registry.list_models()
-        self._wanted = registry.find(name) if name else None
-        self._device = device
-        self._open: dict[str, runtime.Network] = {}
-
-    @property
-    def problems(self) -> tuple[UserError, ...]:
-        """Model folders that cannot be used."""
-        return self._listing.problems
-
-    def choose(self, present: Iterable[Sequence]) -> registry.Choice:
-        """The model for these sequences, what of them to give it, and why.
-
-        Raises:
-            MissingSequence: No model works with them, or the one asked for does not.
-        """
-        if self._wanted is None:
-            return registry.choose(present, self._listing.models)
-        return registry.choose_named(present, self._wanted)
-
-    def network(self, card: ModelCard) -> runtime.Network:
-        """The model's network, ready to run.
-
-        Raises:
-            BadModel: A file is not the one the card was written for.
-        """
-        if card.name not in self._open:
-            self._open[card.name] = runtime.open_network(card, self._device)
-        return self._open[card.name]
 
 
 def evaluate(

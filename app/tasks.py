@@ -6,7 +6,7 @@ The engine is imported inside, by whoever runs first: a window on its way to the
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -218,7 +218,7 @@ def prepare(
     Raises:
         UserError: The scans cannot be brought together.
     """
-    from engine import pipeline
+    from engine import pipeline, unusual
 
     worked = pipeline.work(name, raw, settings, progress.part(0.0, 0.9), earlier)
     progress.update(0.9, "looking through the prepared scans")
@@ -227,18 +227,10 @@ def prepare(
         same = next((layer for layer in known if layer.volume is volume), None)
         layers[sequence] = same if same is not None else Layer.of(volume)
         progress.check()
-    return Prepared(worked, layers, _doubts(worked, None, progress))
-
-
-def _doubts(worked: Worked, segmentation: Segmentation | None, progress: Progress) -> tuple[Doubt, ...]:
-    """What is unlike the scans that models know."""
-    from engine import unusual
-
-    try:
-        return unusual.look(worked.raw, worked.subject, segmentation, progress)
-    except BadModel:
-        # That contents cannot be looked at was told when the scans were opened.
-        return ()
+    doubts: tuple[Doubt, ...] = ()
+    with suppress(BadModel):  # that contents cannot be looked at was told when the scans were opened
+        doubts = unusual.look(worked.raw, worked.subject, None, progress)
+    return Prepared(worked, layers, doubts)
 
 
 def look_at(worked: Worked, step: Step, sequence: Sequence, progress: Progress) -> tuple[Volume, Volume]:
@@ -298,13 +290,9 @@ def segment(
         told: What was decided when the scans were read, for what is written beside the mask.
         progress: Told of every stage and every window.
     """
-    from engine import inference, unusual
+    from engine import flow
 
-    segmentation = inference.segment(worked.subject, choice.card, progress.part(0.0, 0.95), use=choice.used)
-    doubts = _doubts(worked, segmentation, progress)
-    # What is said beside the mask is said in the file beside it too.
-    segmentation = unusual.noted(segmentation, doubts)
-    segmentation = replace(segmentation, notes=(*segmentation.notes, *told))
+    segmentation, doubts = flow.outline(worked, choice, told, progress)
     return segmentation, Mask.of(segmentation.label_map, layers, segmentation.probabilities), doubts
 
 

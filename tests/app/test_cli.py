@@ -16,7 +16,7 @@ import pydicom
 import pytest
 
 from app import DEMO, cli
-from engine import brain, contents, dicom, export, inference, nifti, pipeline, registry, sequences, unusual
+from engine import brain, contents, dicom, export, inference, nifti, pipeline, registry, runtime, sequences, unusual
 from engine.model_card import REGIONS, Calibration, ModelCard, RegionCalibration, Role
 from engine.progress import Progress
 from engine.volume import Sequence
@@ -883,16 +883,14 @@ def test_opening_without_a_screen_says_how_to_segment_without_one(
 def test_models_are_opened_once_for_a_whole_cohort(
     run: Run, models: Path, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from app import cohort as cohorts
-
     opened: list[str] = []
-    really = cohorts.runtime.open_network
+    really = runtime.open_network
 
-    def counted(card: ModelCard, device: cohorts.runtime.Device) -> object:
+    def counted(card: ModelCard, device: runtime.Device) -> object:
         opened.append(card.name)
         return really(card, device)
 
-    monkeypatch.setattr(cohorts.runtime, "open_network", counted)
+    monkeypatch.setattr(runtime, "open_network", counted)
     assert run("segment", cohort, "--out", tmp_path / "out").code == 0
     assert opened == ["teacher"]
 
