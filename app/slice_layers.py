@@ -31,7 +31,7 @@ from app.viewer_model import (
     Way,
     Window,
 )
-from engine.cut import Cut
+from engine.cut import Cut, scale_bar
 from engine.volume import TUMOUR_CORE, FloatArray, Grid, LabelArray, LabelMap, Sequence, Volume
 
 GREYS = [0xFF000000 | level << 16 | level << 8 | level for level in range(256)]
@@ -642,14 +642,6 @@ def paint_small(painter: QPainter, frame: Frame) -> None:
 def name_of(key: LayerKey) -> str:
     """What a layer is called on screen."""
     return key.title if isinstance(key, Sequence) else key.name
-
-
-def scale_bar(width_mm: float) -> tuple[float, str]:
-    """A round length in mm of at most a quarter of the width, and its name."""
-    for length in (100.0, 50.0, 20.0, 10.0, 5.0, 2.0, 1.0):
-        if length <= width_mm / 4:
-            return length, f"{length / 10:g} cm" if length >= 10 else f"{length:g} mm"
-    return 1.0, "1 mm"
 
 
 def _argb(colour: QColor, alpha: int) -> int:

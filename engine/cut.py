@@ -175,6 +175,14 @@ def cut_of(grid: Grid, plane: Plane, radiological: bool, nose_left: bool = True)
     return Cut(grid, plane, radiological, nose_left)
 
 
+def scale_bar(width_mm: float) -> tuple[float, str]:
+    """A round length in mm of at most a quarter of the width, and its name."""
+    for length in (100.0, 50.0, 20.0, 10.0, 5.0, 2.0, 1.0):
+        if length <= width_mm / 4:
+            return length, f"{length / 10:g} cm" if length >= 10 else f"{length:g} mm"
+    return 1.0, "1 mm"
+
+
 def _facing(direction: Point) -> str:
     """The letters of a direction ``(3,)``, nearest first: ``"R"``, ``"RA"``."""
     order = np.argsort(-np.abs(direction), kind="stable")

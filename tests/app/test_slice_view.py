@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from PySide6.QtCore import QPoint, QPointF, Qt
 
-from app.slice_layers import scale_bar
 from app.slice_view import SliceView
 from app.viewer_model import Layer, Mask, MaskStyle, Plane, ViewerModel
-from engine.cut import Cut
+from engine.cut import Cut, scale_bar
 from engine.volume import LabelMap, Sequence
 from tests.engine import phantoms
 
