@@ -1,8 +1,8 @@
 """A result on one page of A4 as PDF, to be filed: pictures, numbers with intervals, the model and why, limits, doubts.
 
 `content` gathers what is to be read from a result, `write` lays it out; whoever has more to say than one result passes
-`Section`s. A page has room for what most patients need; what is longer goes on with a second page under the same head. No
-name, path or date of birth: pages are told apart by the hash of the mask and by a title, if the user wrote one.
+`Section`s. A page has room for what most patients need; what is longer goes on with a second page under the same head.
+No name, path or date of birth: pages are told apart by the hash of the mask and by a title, if the user wrote one.
 """
 
 from __future__ import annotations
