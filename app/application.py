@@ -6,14 +6,15 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from PySide6.QtCore import QEvent, QEventLoop, QSettings, Qt, QTimer
+from PySide6.QtCore import QEvent, QEventLoop, QObject, QSettings, Qt, QTimer
 from PySide6.QtGui import QColor, QIcon, QPainter, QPixmap
 from PySide6.QtWidgets import QApplication
 
@@ -28,6 +29,9 @@ from engine.errors import Cancelled, CannotWrite, UserError
 
 # How long Ctrl-C in the terminal may go unheard.
 HEARTBEAT_MS = 200
+# Names a file that is told when the window was painted first, in seconds since 1970; the window then closes. For
+# measuring how long a start takes, from outside.
+PAINTED = "GLIASCOPE_PAINTED"
 
 
 def run(paths: SequenceOf[Path], segment: bool = False) -> int:
@@ -47,6 +51,8 @@ def run(paths: SequenceOf[Path], segment: bool = False) -> int:
     heartbeat = QTimer()
     heartbeat.timeout.connect(lambda: None)
     heartbeat.start(HEARTBEAT_MS)
+    if PAINTED in os.environ:
+        _tell_when_painted(window, Path(os.environ[PAINTED]))
     window.show()
     if not window.settings.notice_read:
         window.show_notice()
@@ -89,21 +95,28 @@ class Rendered:
 
 
 def render_demo(
-    paths: SequenceOf[Path], out: Path, size: tuple[int, int] = (1440, 900), appearance: str = "dark"
+    paths: SequenceOf[Path],
+    out: Path,
+    size: tuple[int, int] = (1440, 900),
+    appearance: str = "dark",
+    reached: Callable[[str], None] = lambda what: None,
+    on_screen: bool = False,
 ) -> Rendered:
-    """Without a display: open a patient in the window, segment, save, and take a picture of it.
+    """Open a patient in the window, segment, save, and take a picture of it; without a display unless told otherwise.
 
     Args:
         paths: Files or folders of one patient.
         out: The folder for picture, mask and sidecar; made if need be.
         size: Of the picture in pixels.
         appearance: ``"dark"`` or ``"light"``.
+        reached: Told of ``"painted"``, ``"read"``, ``"segmented"`` and ``"saved"``, each once it is done.
+        on_screen: Show the window on the display there is.
 
     Raises:
         UserError: Anything on the way that the user can mend.
         Cancelled: Ctrl-C was pressed.
     """
-    if QApplication.instance() is None:
+    if QApplication.instance() is None and not on_screen:
         # Whatever display there may be, this draws none of its windows on it.
         os.environ["QT_QPA_PLATFORM"] = "offscreen"
     make_application()
@@ -112,14 +125,24 @@ def render_demo(
         settings.appearance = appearance
         window = make_window(settings)
         window.resize(*size)
+        painted: list[float] = []
+        watcher = _FirstPicture(window, lambda: painted.append(time.time()))
         window.show()
         session = window.session
         try:
             with _interrupts() as interrupts:
+                _wait_for(session, lambda: bool(painted), interrupts)
+                reached("painted")
                 session.open(paths, segment=True)
+                _wait_for(
+                    session, lambda: session.stage not in (Stage.EMPTY, Stage.LOADING, Stage.PREPARING), interrupts
+                )
+                reached("read")
                 _wait_for(session, lambda: session.stage is Stage.DONE, interrupts)
+                reached("segmented")
                 session.save(out)
                 _wait_for(session, lambda: session.saved is not None, interrupts)
+                reached("saved")
             # The last of layout, painting and the overlay's fade is a moment behind.
             loop = QEventLoop()
             QTimer.singleShot(400, loop.quit)
@@ -131,6 +154,7 @@ def render_demo(
                 raise CannotWrite(f"{picture.name} could not be written", "", "Check that you may write there.")
             return Rendered(picture, saved.mask, saved.sidecar, saved.verified)
         finally:
+            watcher.deleteLater()
             window.close()
             window.deleteLater()
             QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete.value)
@@ -162,6 +186,38 @@ def make_window(settings: Settings) -> MainWindow:
     for part in (theme, model, jobs, session):
         part.setParent(window)
     return window
+
+
+class _FirstPicture(QObject):
+    """Calls somebody when a window's picture is drawn for the first time.
+
+    Args:
+        window: The window.
+        act: What to call, once.
+    """
+
+    def __init__(self, window: MainWindow, act: Callable[[], object]) -> None:
+        super().__init__()
+        self._act: Callable[[], object] | None = act
+        # It covers the window at the start; what lies behind it is painted no sooner.
+        window.welcome.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        if event.type() is QEvent.Type.Paint and self._act is not None:
+            act, self._act = self._act, None
+            act()
+        return False
+
+
+def _tell_when_painted(window: MainWindow, file: Path) -> None:
+    def tell() -> None:
+        with suppress(OSError):
+            file.write_text(f"{time.time():.3f}", encoding="ascii")
+        # Once this picture is on the screen.
+        QTimer.singleShot(0, window, window.close)
+
+    watcher = _FirstPicture(window, tell)
+    watcher.setParent(window)
 
 
 @contextmanager

@@ -794,9 +794,37 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_self_test_passes_on_models_that_find_the_tumour(run: Run, models: Path, demo: Path) -> None:
-    ran = run("self-test")
+    ran = run("self-test", "--no-window", "--no-training")
     assert (ran.code, ran.err) == (0, "")
-    assert len(re.findall(r"passed +1\.00 +1\.00", ran.out)) == 3
+    assert len(re.findall(r"passed +\d+\.\d s  .* \(Dice 1\.00 and Dice 1\.00\)", ran.out)) == 3
+
+
+@pytest.mark.slow
+def test_a_program_that_is_asked_for_a_self_test_tries_the_window_and_two_steps_of_training(
+    run: Run, models: Path, demo: Path, qapp: object
+) -> None:
+    ran = run("--self-test")
+    assert (ran.code, ran.err) == (0, "")
+    said = re.findall(r"^passed +\d+\.\d s  (.*)$", ran.out, re.MULTILINE)
+    assert said[:5] == [
+        "Window opened and painted",
+        "Demo patient read into the window",
+        "Segmented in the window",
+        "Saved from the window",
+        "Verified what was saved",
+    ]
+    assert said[-1] == "2 steps of training"
+
+
+def test_self_test_says_what_training_died_of(
+    run: Run, models: Path, demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer.config import TrainConfig
+
+    monkeypatch.setattr(TrainConfig, "to_json", lambda config: "{}")
+    ran = run("self-test", "--no-window")
+    assert ran.code == 2
+    assert "config.json is not a training config" in ran.err
 
 
 def test_self_test_names_a_changed_file_and_a_model_that_finds_nothing(run: Run, models: Path, demo: Path) -> None:
@@ -804,7 +832,7 @@ def test_self_test_names_a_changed_file_and_a_model_that_finds_nothing(run: Run,
         file.write(b"x")
     for scan in demo.glob("*_flair.nii.gz"):
         phantoms.write_volume(scan, phantoms.head(phantoms.grid("LPS"), T1))
-    ran = run("self-test", "--json")
+    ran = run("self-test", "--no-window", "--no-training", "--json")
     assert ran.code == 2
     assert [check["passed"] for check in ran.answer["checks"]] == [False, True, False]
     assert "student flair does not find the demo patient's tumour" in ran.err
