@@ -229,7 +229,7 @@ def find_subjects(paths: Iterable[Path]) -> list[SubjectFiles]:
     return _named_apart([*_group(loose, None), *found])
 
 
-def find_cohort(folder: Path, problems: list[UserError]) -> list[SubjectFiles]:
+def find_cohort(folder: Path, problems: list[UserError], with_tests: bool = False) -> list[SubjectFiles]:
     """Find the patients of a cohort with their ground truths.
 
     What `find_subjects` finds, and the layouts that only cohorts have: truths in a folder of their own (``labelsTr`` of
@@ -239,6 +239,7 @@ def find_cohort(folder: Path, problems: list[UserError]) -> list[SubjectFiles]:
     Args:
         folder: Of the cohort.
         problems: Gets what was found and cannot be used.
+        with_tests: Whether the images of a challenge's test, whose truth was never given out, are patients too.
 
     Returns:
         The patients in order of their names, each with a name of its own.
@@ -248,7 +249,7 @@ def find_cohort(folder: Path, problems: list[UserError]) -> list[SubjectFiles]:
     """
     if not _is_folder(folder):
         raise UnreadableImage(f"{shown(folder)} is not a folder", "", "Choose the folder above the patients'.")
-    inside = list(_search(folder, _DEPTH, problems))
+    inside = list(_search(folder, _DEPTH, problems, with_tests))
     if not inside:
         raise _nothing_in(folder)
     found = _named_apart([subject for subject in inside if subject.files] or inside)
@@ -499,7 +500,9 @@ def _patient_key(path: Path) -> tuple[str, str]:
     return (key, "".join(parts[: 2 * end - 1])) if key else ("", "")
 
 
-def _search(folder: Path, depth: int, problems: list[UserError] | None = None) -> Iterator[SubjectFiles]:
+def _search(
+    folder: Path, depth: int, problems: list[UserError] | None = None, with_tests: bool = False
+) -> Iterator[SubjectFiles]:
     """The patients in a folder: of its own files if any of them is an image that is known, else of what lies below.
 
     With ``problems``, in which they are put, it is the folder of a cohort: see `find_cohort`.
@@ -525,10 +528,11 @@ def _search(folder: Path, depth: int, problems: list[UserError] | None = None) -
     computed: list[Path] = []
     for child in folders:
         (computed if child.name.lower() == "derivatives" else scans).append(child)
-    if problems is not None:
+    if problems is not None and not with_tests:
         scans = _without_tests(scans, problems)
     for children in (scans, computed):
-        below = [s for child in children if _may_hold_anatomy(child) for s in _search(child, depth - 1, problems)]
+        parts = [_search(child, depth - 1, problems, with_tests) for child in children if _may_hold_anatomy(child)]
+        below = [subject for part in parts for subject in part]
         # A segmentation alone, as in a derivatives folder, is nobody's scan.
         below = [subject for subject in below if subject.files or subject.unknown]
         if below:
