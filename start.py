@@ -44,11 +44,23 @@ FREE_GB = {"app": 1.5, "torch": 2.5, "torch for GPUs": 9.0}
 # How often a log gets a line about an installation that takes long.
 NEWS_SECONDS = 5.0
 # Commands that never open a window, so that a machine without Qt's system libraries can still segment.
-WINDOWLESS = {"segment", "models", "evaluate", "check", "train", "study", "self-test", "--help", "-h", "--version"}
+WINDOWLESS = {
+    "segment",
+    "batch",
+    "models",
+    "evaluate",
+    "check",
+    "train",
+    "study",
+    "self-test",
+    "--help",
+    "-h",
+    "--version",
+}
 # Processes of tests; each holds networks and volumes of its own.
 MOST_SIDE_BY_SIDE = 4
 # What `--install` may be asked for.
-OPTIONAL_PARTS = ("torch", "test")
+OPTIONAL_PARTS = ("torch", "cluster", "test")
 
 
 class Stop(Exception):
@@ -202,20 +214,22 @@ def has_nvidia_gpu() -> bool:
 
 
 def parts_for(words: Sequence[str]) -> list[str]:
-    """What has to be installed to run ``words``: the app, and torch and the test tools only where they are used.
+    """What has to be installed to run ``words``: the app; torch, Dask and the test tools only where they are used.
 
     torch is by far the largest part (on Linux 5 GB with what it needs for GPUs), and a CPU segments without it.
     """
     if words[:1] == ["test"]:
-        return ["app", "torch", "test"]
-    return ["app", "torch"] if words[:1] in (["train"], ["study"]) or has_nvidia_gpu() else ["app"]
+        return ["app", "torch", "cluster", "test"]
+    parts = ["app", "torch"] if words[:1] in (["train"], ["study"]) or has_nvidia_gpu() else ["app"]
+    on_cluster = words[:1] == ["batch"] and any(word.split("=")[0] == "--scheduler" for word in words)
+    return [*parts, "cluster"] if on_cluster else parts
 
 
 def requirements(part: str) -> list[str]:
     """The packages of one part by name, from ``pyproject.toml``.
 
     Args:
-        part: ``"app"``, or one of the optional parts, ``"torch"`` and ``"test"``.
+        part: ``"app"``, or one of the optional parts, ``"torch"``, ``"cluster"`` and ``"test"``.
     """
     import tomllib  # from Python 3.11 on; this file is read by older ones too
 
@@ -309,7 +323,7 @@ def install(parts: Sequence[str]) -> None:
             _clear_away()
         whole_before = bool(read_stamp())
         # What was installed for another command stays, at the releases that hold now.
-        parts = [part for part in ("app", "torch", "test") if part in parts or part in read_stamp()]
+        parts = [part for part in ("app", *OPTIONAL_PARTS) if part in parts or part in read_stamp()]
         needed = _room_for(parts)
         if shutil.disk_usage(ROOT).free < needed * 1e9:
             free = shutil.disk_usage(ROOT).free / 1e9

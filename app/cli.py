@@ -371,6 +371,75 @@ def evaluate(
     return 2 if scores.failed else 0
 
 
+@gliascope.command("batch")
+def batch(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[DIR]...", help="Folders of patients, NIfTI, BIDS or DICOM; left out to go on."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the batch; one begun there is gone on with.")] = ...,  # type: ignore[assignment]
+    retry: Annotated[bool, typer.Option("--retry", help="Let those that failed have another turn.")] = False,
+    only: Annotated[
+        str, typer.Option("--sequences", help="Look at these alone where they are, such as t1 or t1,flair.")
+    ] = "",
+    model: ModelOption = "auto",
+    device: DeviceOption = "auto",
+    labels: Annotated[
+        str, typer.Option("--labels", help="Convention of the labels of truths, where it cannot be told.")
+    ] = "",
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write the probability of whole tumour and core too.")
+    ] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="Write volumes, diameters and lesions of each patient too.")
+    ] = False,
+    stl: Annotated[bool, typer.Option("--stl", help="Write the surfaces of whole tumour and core too.")] = False,
+    dicom_seg: Annotated[
+        bool,
+        typer.Option(
+            "--dicom-seg", help="Of DICOM, write a DICOM segmentation too; it carries the patient's name and number."
+        ),
+    ] = False,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=0, help="Processes side by side; one for each processor core if not given.")
+    ] = 0,
+    scheduler: Annotated[
+        str, typer.Option("--scheduler", metavar="ADDRESS", help="Work on this Dask cluster, such as tcp://host:8786.")
+    ] = "",
+    as_json: JsonOption = False,
+) -> int:
+    """Segment hundreds of patients; a folder each, and a table of all.
+
+    Run again with the same --out it goes on where it stopped, however it was stopped. One patient that fails does not
+    stop the others; the exit code is then 2. Where there is a ground truth, Dice and HD95 are told.
+    """
+    from app import batch_command
+    from engine.batch import Settings
+    from engine.outputs import Wanted
+
+    settings = Settings(
+        sequences=_sequences(only) or (),
+        model="" if model == "auto" else model,
+        device=device,
+        wanted=Wanted(probabilities, dicom_seg, surfaces=stl, table=table),
+        labels=_convention(labels),
+    )
+    with _progress("Looking for patients") as progress, _stops_on_request(progress.cancel):
+        going = batch_command.begin(paths or [], out, settings, progress)
+        if retry:
+            going.retry()
+        batch_command.carry_out(going, progress, jobs, scheduler, None if as_json else say)
+    summary = batch_command.summary_of(going)
+    if as_json:
+        _answer(summary)
+    else:
+        _print(batch_command.table(going))
+        for sentence in batch_command.told(going):
+            say(sentence)
+        typer.echo(f"Table: {going.out / 'summary.csv'}")
+    return 2 if summary["failed"] or summary["problems"] else 0
+
+
 @gliascope.command("check")
 def check(
     data: Annotated[

@@ -446,8 +446,8 @@ class Batch:
             try:
                 self._keep(name, parts[name], message.files)
             except OSError as error:
-                why = str(unwritten(self._folder(name), error))
-                self._hear(Message("failed", name, text=why), parts, hands, on_event)
+                broken = str(unwritten(self._folder(name), error))
+                self._hear(Message("failed", name, text=broken), parts, hands, on_event)
                 return
             del parts[name]
             self._journal.write({"event": "done", "name": name})
@@ -464,12 +464,12 @@ class Batch:
                 self._rows[name] = _waiting(self._by_name[name])
         else:
             shutil.rmtree(parts.pop(name), ignore_errors=True)
-            error = message.text
+            why = message.text
             if message.kind == "lost":
-                error = f"The process that segmented {name} {message.text}, {_MOST_DEATHS} times. {LOG} may say more."
-            self._journal.write({"event": "failed", "name": name, "error": error})
+                why = f"What segmented {name} {message.text}, {_MOST_DEATHS} times. Try it again by itself."
+            self._journal.write({"event": "failed", "name": name, "error": why})
             with self._changing:
-                self._rows[name] = replace(_waiting(self._by_name[name]), state=State.FAILED, error=error)
+                self._rows[name] = replace(_waiting(self._by_name[name]), state=State.FAILED, error=why)
             on_event(Failed(name, self._rows[name]))
 
     def _set(self, name: str, **changes: Any) -> None:

@@ -190,7 +190,8 @@ def _draw(result: Result, path: Path) -> None:
     batch_thumbnail.draw(result.worked.shown, result.labels, result.segmentation.used, path)
 
 
-def _sentence(error: UserError | MemoryError | OSError) -> str:
+def sentence_of(error: UserError | MemoryError | OSError) -> str:
+    """What kept a patient from being done, in one plain sentence."""
     if isinstance(error, OSError):
         return str(unwritten(Path(str(error.filename or "the results")), error))
     if isinstance(error, MemoryError):
@@ -312,7 +313,7 @@ def serve() -> int:
         except Cancelled:
             break
         except (UserError, MemoryError, OSError) as error:
-            tell({"failed": _sentence(error)})
+            tell({"failed": sentence_of(error)})
     return 0
 
 

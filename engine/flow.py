@@ -181,14 +181,15 @@ class Models:
     Args:
         name: Of the model to use for every patient; None picks the best for each by its sequences.
         device: auto, cpu or cuda.
+        folders: Where the models lie; `registry.folders()` when not given.
 
     Raises:
         BadModel: There is no model of that name.
     """
 
-    def __init__(self, name: str | None = None, device: Device = "auto") -> None:
-        self._listing = registry.list_models()
-        self._wanted = registry.find(name) if name else None
+    def __init__(self, name: str | None = None, device: Device = "auto", folders: Iterable[Path] | None = None) -> None:
+        self._listing = registry.list_models(folders)
+        self._wanted = registry.find(name, None if folders is None else self._listing.models) if name else None
         self._device: Device = device
         self._open: dict[str, Network] = {}
         self._opening = Lock()

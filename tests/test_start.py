@@ -363,7 +363,7 @@ def test_names_and_pins_belong_together() -> None:
     pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]
     assert all(line.count("==") == 1 for line in pins), "every line pins one release"
     pinned = {line.split("==")[0] for line in pins}
-    parts = {part: start.requirements(part) for part in ("app", "torch", "test")}
+    parts = {part: start.requirements(part) for part in ("app", "torch", "cluster", "test")}
     wanted = {re.split("[<;]", name)[0].lower().replace("_", "-") for names in parts.values() for name in names}
     assert wanted <= pinned
     assert "torch==2.13.0" in pins
@@ -377,7 +377,10 @@ def test_names_and_pins_belong_together() -> None:
         (["segment", "x"], True, ["app", "torch"]),
         (["train", "config.json"], False, ["app", "torch"]),
         (["study", "config.json"], False, ["app", "torch"]),
-        (["test"], False, ["app", "torch", "test"]),
+        (["batch", "x", "--out", "y"], False, ["app"]),
+        (["batch", "x", "--out", "y", "--scheduler", "tcp://host:8786"], False, ["app", "cluster"]),
+        (["batch", "x", "--out", "y", "--scheduler=tcp://host:8786"], True, ["app", "torch", "cluster"]),
+        (["test"], False, ["app", "torch", "cluster", "test"]),
     ],
 )
 def test_torch_and_test_tools_are_installed_only_where_they_are_used(
@@ -455,4 +458,4 @@ def test_adding_is_stopped_by_a_word_and_the_app_is_as_usable_as_before(growing:
 def test_only_parts_that_there_are_can_be_added(project: Path) -> None:
     done = begin(project, "--install", "everything")
     assert done.returncode == 2
-    assert "torch or test" in done.stderr
+    assert "torch or cluster or test" in done.stderr
