@@ -123,7 +123,7 @@ def first_run_card(theme: Theme, window: QWidget) -> Card:
 
 def about_card(theme: Theme, window: QWidget) -> Card:
     """What the program is."""
-    from engine.export import version  # with what it writes to files; a window on its way up needs none of that
+    from engine.provenance import version  # with what it writes to files; a window on its way up needs none of that
 
     card = Card(theme, window, 480, "About Gliascope")
     head = QHBoxLayout()
@@ -280,7 +280,7 @@ class Banner(QFrame):
     def _copy(self) -> None:
         problem = self._teller.problem
         if problem is not None:
-            from engine.export import version
+            from engine.provenance import version
 
             QGuiApplication.clipboard().setText(f"Gliascope {version()}\n{problem.details}")
             self.copy.setText("Copied")

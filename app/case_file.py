@@ -11,7 +11,6 @@ for, hold not even a path or a file's name.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
@@ -206,6 +205,8 @@ def describe_result(
             for region, interval in segmentation.intervals_ml.items()
         },
         "notes": list(segmentation.notes),
+        "fallbacks": list(segmentation.fallbacks),
+        "made_at": segmentation.made_at,
         "written": sorted(written),
         "labels": editing.pack_edits(editing.pack(base), edits),
     }
@@ -257,6 +258,8 @@ def restore_result(
             precision=str(values["precision"]),
             seconds=float(values["seconds"]),
             notes=tuple(str(note) for note in values["notes"]),
+            fallbacks=tuple(str(note) for note in values.get("fallbacks", ())),
+            made_at=str(values.get("made_at", "")),
         )
         choice = Choice(card, used, str(values["reason"]))
         seconds, written = float(values["seconds_from_click"]), tuple(str(digest) for digest in values["written"])
@@ -330,25 +333,18 @@ def write_case(path: Path, case: Case, progress: Progress) -> Path:
         "preparation": case.preparation,
     }
     if case.source is not None:
+        from engine import dicom
+
         # Neither what a series is called nor anything else of its header: its place among the files, and its content.
         document["dicom"] = {
             "path": _relative(case.source, path.parent),
             "series": {
-                sequence.value: {"key": series.key, "sha256": _content_of_series(series, progress)}
+                sequence.value: {"key": series.key, "sha256": dicom.content(series, progress)}
                 for sequence, series in case.series.items()
             },
         }
     _write(path, document)
     return path
-
-
-def _content_of_series(series: Series, progress: Progress) -> str:
-    """One SHA-256 of all its files, in the order of their slices."""
-    together = hashlib.sha256()
-    for file in series.files:
-        progress.check()
-        together.update(bytes.fromhex(_content(file)))
-    return together.hexdigest()
 
 
 def _find_study(
@@ -375,7 +371,7 @@ def _find_study(
             digests = {digest for _, digest in wanted.values()}
             by_content: dict[str, Series] = {}
             for series in (there[key] for key, _ in wanted.values() if key in there):
-                contents[series.key] = contents.get(series.key) or _content_of_series(series, progress)
+                contents[series.key] = contents.get(series.key) or dicom.content(series, progress)
                 by_content[contents[series.key]] = series
             if digests <= set(by_content):
                 chosen = study.choosing({s: by_content[digest] for s, (_, digest) in wanted.items()})

@@ -127,7 +127,7 @@ def say(sentence: str) -> None:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from engine.export import version
+        from engine.provenance import version
 
         typer.echo(f"gliascope {version()}")
         raise typer.Exit
@@ -695,7 +695,7 @@ def _segment_one(
     wanted: Wanted | None = None,
 ) -> dict[str, Any]:
     """Read, prepare, segment and save one patient exactly as the window does; returns what to tell."""
-    from engine import flow
+    from engine import flow, provenance
 
     started = time.perf_counter()
     scans = flow.read(
@@ -705,24 +705,19 @@ def _segment_one(
         flow.refuse_other_scans(scans, out)
     result = flow.compute(scans, models, settings, progress.part(0.15, 0.97), wanted)
     progress.update(0.97, "saving")
-    saved = result.save(out)
-    notes = list(scans.notes)
-    hashes = {"mask", "masks"}
-    more: dict[str, Path] = {}
-    if wanted is not None and wanted.anything:
-        more, said = result.write(wanted, saved, progress.part(0.98, 1.0))
-        notes += said
+    saved = result.save(out, wanted, progress=progress.part(0.97, 1.0))
+    hashes = {"mask", "masks", provenance.SEAL}
     return {
         "name": result.name,
         "mask": str(saved.mask.resolve()),
         **({"masks_of": {s.value: str(path.resolve()) for s, path in saved.others.items()}} if saved.others else {}),
         "sidecar": str(saved.sidecar.resolve()),
-        **({"outputs": {what: str(path.resolve()) for what, path in more.items()}} if more else {}),
+        **({"outputs": {what: str(path.resolve()) for what, path in saved.more.items()}} if saved.more else {}),
         "verified": saved.verified,
         "advice": result.choice.advice,
         "seconds_in_all": round(time.perf_counter() - started, 2),
         **{key: value for key, value in saved.record.items() if key not in hashes},
-        "notes": [*notes, *saved.record["notes"]],
+        "notes": [*scans.notes, *saved.notes, *saved.record["notes"]],
     }
 
 
@@ -1066,7 +1061,7 @@ def _report_a_bug(kind: type[BaseException], error: BaseException, trace: types.
     import tempfile
     import traceback
 
-    from engine.export import version
+    from engine.provenance import version
 
     text = "".join(traceback.format_exception(kind, error, trace))
     about = f"Gliascope {version()}, Python {platform.python_version()}, {platform.platform()}\n\n"

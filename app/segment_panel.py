@@ -270,9 +270,15 @@ class ResultPanel(Section):
         self.show_volumes(result.segmentation.volumes_ml, result.segmentation.intervals_ml)
         self.go_button.setEnabled(result.mask.largest is not None)
         self.save_button.setEnabled(self._session.stage is Stage.DONE)
-        more, said = self._session.saved_more
-        beside = [f"Beside it: {', '.join(path.name for path in more.values())}."] if more else []
-        lines = [_files_in_words(saved), saved.verified, *beside, *said] if saved is not None else []
+        lines = []
+        if saved is not None:
+            beside = ", ".join(path.name for path in saved.more.values())
+            lines = [
+                _files_in_words(saved),
+                saved.verified,
+                *([f"Beside it: {beside}."] if beside else []),
+                *saved.notes,
+            ]
         self.saved.setText("\n".join(lines))
         self.saved.setToolTip(str(saved.mask) if saved is not None else "")
         for part in (self._tick, self.saved):

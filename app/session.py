@@ -152,7 +152,6 @@ class _Desk:
     result: Result | None = None
     unread: _Unread | None = None
     saved: Saved | None = None
-    more: tuple[dict[str, Path], tuple[str, ...]] = ({}, ())
     written: set[str] = field(default_factory=set)
 
 
@@ -286,11 +285,6 @@ class Session(Teller):
     def saved(self) -> Saved | None:
         """Where the result lies, once saved."""
         return self._desk.saved
-
-    @property
-    def saved_more(self) -> tuple[dict[str, Path], tuple[str, ...]]:
-        """What was written beside the masks, by what it is, and sentences about it."""
-        return self._desk.more
 
     @property
     def truth(self) -> Path | None:
@@ -884,7 +878,7 @@ class Session(Teller):
     # Saving
 
     def save(self, folder: Path, wanted: Wanted | None = None) -> None:
-        """Write mask and sidecar into a folder, and read them back; then what is wanted beside them."""
+        """Write mask, sidecar and what is wanted beside them into a folder, and read them back; all or none."""
         desk = self._desk
         if desk.result is None or desk.worked is None:
             return
@@ -895,10 +889,8 @@ class Session(Teller):
             desk.written.add(value.sha256)
             if desk.result is None or desk.result.segmentation is not result.segmentation:
                 return  # it was segmented again or corrected meanwhile, and that result lies nowhere yet
-            desk.saved, desk.more = value, ({}, ())
+            desk.saved = value
             self.saved_changed.emit()
-            if wanted is not None and wanted.anything:
-                self._save_more(desk, result, value, wanted)
 
         self._jobs.run(
             tasks.save,
@@ -908,27 +900,9 @@ class Session(Teller):
             desk.result.choice.reason,
             frozenset(e.sequence for e in self.entries if e.sequence is not None and e.presence is Presence.UNCERTAIN),
             frozenset(desk.written),
+            wanted,
             on_finished=saved,
             on_failed=lambda error: self.fail(error, "Saving stopped"),
-            topic="save",
-        )
-
-    def _save_more(self, desk: _Desk, result: Result, saved: Saved, wanted: Wanted) -> None:
-        """Write what is wanted beside masks that were just saved."""
-
-        def written(value: tuple[dict[str, Path], tuple[str, ...]]) -> None:
-            if desk.saved is saved:
-                desk.more = value
-                self.saved_changed.emit()
-
-        self._jobs.run(
-            tasks.save_more,
-            wanted,
-            result.segmentation,
-            desk.worked,
-            saved,
-            on_finished=written,
-            on_failed=lambda error: self.fail(error, "The masks were saved, the rest was not"),
             topic="save",
         )
 

@@ -595,7 +595,7 @@ class SurfaceView(QWidget):
         Args:
             size: In pixels.
         """
-        from engine.export import version
+        from engine.provenance import version
 
         drawn = self._drawn(size, smooth=True)
         if drawn is None:

@@ -496,10 +496,11 @@ def save(
     reason: str,
     uncertain: frozenset[Sequence],
     goes_on_from: frozenset[str],
+    wanted: Wanted | None,
     progress: Progress,
 ) -> Saved:
-    """Write the masks, one for each grid that the files have, and the sidecar, and read them back."""
-    from engine import export
+    """Write the masks, one for each grid that the files have, the sidecar and what else is wanted."""
+    from engine import export, outputs
 
     progress.check()
     return export.save(
@@ -510,13 +511,5 @@ def save(
         uncertain=uncertain,
         goes_on_from=goes_on_from,
         worked=worked,
+        beside=outputs.maker(wanted, segmentation, worked, progress) if wanted is not None else None,
     )
-
-
-def save_more(
-    wanted: Wanted, segmentation: Segmentation, worked: Worked, saved: Saved, progress: Progress
-) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """Write what is wanted beside masks that were saved."""
-    from engine import outputs
-
-    return outputs.write(wanted, segmentation, worked, saved.mask.parent, saved.record, progress=progress)

@@ -27,6 +27,7 @@ from engine import dicom_files, nifti, protocol
 from engine.dicom_files import Image
 from engine.errors import CannotWrite, SequenceProblem, UnreadableImage, UserError
 from engine.files import reachable
+from engine.model_card import sha256
 from engine.progress import Progress
 from engine.protocol import Told
 from engine.sequences import SubjectFiles
@@ -140,12 +141,14 @@ class Converted:
         series: What it was made from, for an output in DICOM.
         index: Which volume of the file, from 0; None where it holds one.
         note: What was decided on the way, as a sentence; empty where nothing was.
+        content: SHA-256 of the series' files as they were then; see `content`.
     """
 
     path: Path
     series: Series
     index: int | None = None
     note: str = ""
+    content: str = ""
 
 
 def looks_like_dicom(paths: Iterable[Path]) -> bool:
@@ -228,8 +231,28 @@ def convert(series: Series, workshop: Workshop, progress: Progress) -> Converted
     done = _CONVERTED.setdefault(workshop, {})
     known = (series.key, series.files)
     if known not in done:
-        done[known] = _convert(series, workshop, progress)
+        before = content(series, progress)
+        done[known] = replace(_convert(series, workshop, progress), content=before)
     return done[known]
+
+
+def content(series: Series, progress: Progress) -> str:
+    """One SHA-256 for all files of a series: that of their hashes, in the order of their slices.
+
+    Raises:
+        UnreadableImage: A file is not there any more.
+        Cancelled: The user asked to stop.
+    """
+    together = hashlib.sha256()
+    for file in series.files:
+        progress.check()
+        try:
+            together.update(bytes.fromhex(sha256(file)))
+        except OSError as error:
+            raise UnreadableImage(
+                f"A file of {series.title} is not there any more", "", "Choose the folder or disc again."
+            ) from error
+    return together.hexdigest()
 
 
 def subject_files(study: Study, workshop: Workshop, progress: Progress, name: str = "patient") -> SubjectFiles:
@@ -273,10 +296,16 @@ def subject_files(study: Study, workshop: Workshop, progress: Progress, name: st
 
 def series_behind(path: Path) -> Series | None:
     """The series that a file was converted from; None where it came from elsewhere, or its workshop is gone."""
+    found = converted_to(path)
+    return found.series if found is not None else None
+
+
+def converted_to(path: Path) -> Converted | None:
+    """How a file was converted; None where it came from elsewhere, or its workshop is gone."""
     for made in _CONVERTED.values():
         for converted in made.values():
             if converted.path == path:
-                return converted.series
+                return converted
     return None
 
 

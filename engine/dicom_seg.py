@@ -186,7 +186,7 @@ def read(path: Path, slices: Iterable[Image]) -> Mask:
 
 
 def _dataset(segmentation: Segmentation, regions: Mask, series: Series) -> Dataset:
-    from engine.export import version
+    from engine.provenance import version
 
     with warnings.catch_warnings():
         # highdicom warns of what is usual in names; nobody at a terminal can change it.

@@ -10,31 +10,24 @@ path or the free text of a header; the mask's place and voxels are read back bef
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import re
-import secrets
-import tomllib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine import nifti
+from engine import nifti, provenance
 from engine.errors import CannotWrite, UnreadableImage
-from engine.files import shown, unwritten
-from engine.model_card import RESEARCH_USE, sha256
-from engine.volume import REST_OF_WHOLE_TUMOUR, TUMOUR_CORE, Grid, LabelMap, Sequence, Subject, in_words
+from engine.files import Together, shown, unwritten
+from engine.model_card import sha256
+from engine.provenance import MASK_ENDING, Made
+from engine.volume import Grid, LabelMap, Sequence, Subject, in_words
 
 if TYPE_CHECKING:
     from engine.inference import Segmentation
     from engine.pipeline import Worked
 
-SIDECAR_FORMAT = 1
-MASK_ENDING = "_seg.nii.gz"
 SIDECAR_ENDING = "_seg.json"
 
 # Most file systems allow 255 bytes a name.
@@ -54,6 +47,8 @@ class Saved:
         sha256: Of the mask.
         others: ``<subject>_<sequence>_seg.nii.gz`` for each sequence whose file has another grid than the mask.
         record: What the sidecar says.
+        more: What was written beside the masks, by what it is.
+        notes: Sentences about that.
     """
 
     mask: Path
@@ -62,6 +57,12 @@ class Saved:
     sha256: str
     others: Mapping[Sequence, Path] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    more: Mapping[str, Path] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+# Makes further outputs among the files of one save, whose names begin as given: what was made, and what to say of it.
+Beside = Callable[[Together, str], tuple[tuple[Made, ...], tuple[str, ...]]]
 
 
 def save(
@@ -73,8 +74,9 @@ def save(
     uncertain: Iterable[Sequence] = (),
     goes_on_from: Collection[str] = (),
     worked: Worked | None = None,
+    beside: Beside | None = None,
 ) -> Saved:
-    """Write masks and sidecar; all or none.
+    """Write masks and sidecar, and what is wanted beside them; all or none.
 
     Args:
         segmentation: The result, on the subject's grid.
@@ -87,6 +89,7 @@ def save(
         goes_on_from: SHA-256 of masks corrected by hand that hold nothing this one was not made from: those may be
             replaced.
         worked: The steps that ``subject`` comes from, for masks on the files' own grids and for the sidecar.
+        beside: Makes further outputs, from `outputs.maker`.
 
     Raises:
         CannotWrite: Nothing was written, and nothing is left behind.
@@ -101,103 +104,39 @@ def save(
     likes = _likes(subject, worked)
     targets = {key: mask if key is None else folder / f"{base}_{key.value}{MASK_ENDING}" for key in likes}
     others = {key: target for key, target in targets.items() if key is not None}
-    # All files are finished in a folder of their own and then moved, so that a full disk leaves none.
-    workshop = folder / f".gliascope-{secrets.token_hex(6)}"
-    new = {key: workshop / target.name for key, target in targets.items()}
-    new_sidecar = workshop / sidecar.name
-    made = _missing_folders(folder)
+    more: tuple[Made, ...] = ()
+    said: tuple[str, ...] = ()
     try:
-        workshop.mkdir(parents=True)
-        for target in (*targets.values(), sidecar):
-            if target.is_dir():
-                raise FileExistsError(17, "a folder is in the way", str(target))
-        outdated = _spare_what_is_not_ours(targets, sidecar, goes_on_from)
-        masks = {}
-        for key, like in likes.items():
-            masks[key] = _on_own_grid(segmentation, key, worked)
-            nifti.write_label_map(masks[key], new[key], like)
-        record = provenance(segmentation, subject, reason, uncertain, worked)
-        digests = {key: sha256(new[key]) for key in masks}
-        record["mask"] = {"sha256": digests[None]}
-        if others:
-            record["masks"] = {s.value: {"sha256": digests[s], "grid": _described(masks[s].grid)} for s in others}
-        record["notes"] += _too_small(segmentation, masks, worked)
-        with new_sidecar.open("wb") as stream:
-            stream.write(as_json(record))
-            stream.flush()
-            os.fsync(stream.fileno())
-        _move_all([*new.values(), new_sidecar], [*targets.values(), sidecar], outdated)
-        made = []
+        with Together(folder) as files:
+            for target in (*targets.values(), sidecar):
+                if target.is_dir():
+                    raise FileExistsError(17, "a folder is in the way", str(target))
+            outdated = _spare_what_is_not_ours(targets, sidecar, goes_on_from)
+            masks, digests = {}, {}
+            for key, like in likes.items():
+                masks[key] = _on_own_grid(segmentation, key, worked)
+                new = files.new(targets[key].name)
+                nifti.write_label_map(masks[key], new, like)
+                digests[key] = sha256(new)
+            record = provenance.describe(segmentation, subject, reason, uncertain, worked)
+            record["mask"] = {"sha256": digests[None]}
+            if others:
+                record["masks"] = {
+                    s.value: {"sha256": digests[s], "grid": provenance.described(masks[s].grid)} for s in others
+                }
+            record["notes"] += _too_small(segmentation, masks, worked)
+            record = provenance.sealed(record)
+            files.new(sidecar.name).write_bytes(provenance.as_json(record))
+            if beside is not None:
+                more, said = beside(files, base)
+                for made in more:
+                    provenance.spare(folder / made.name)
+                    provenance.put_beside(files, made, record)
+            files.release(outdated)
     except OSError as error:
         raise unwritten(mask, error) from error
-    finally:
-        _clear([*new.values(), new_sidecar], [workshop, *made])
-    return Saved(mask, sidecar, _verified(likes, worked), digests[None], others, record)
-
-
-def provenance(
-    segmentation: Segmentation,
-    subject: Subject,
-    reason: str = "",
-    uncertain: Iterable[Sequence] = (),
-    worked: Worked | None = None,
-) -> dict[str, Any]:
-    """How a result came about, as plain JSON values: what the sidecar and the command line's ``--json`` say.
-
-    Volumes are those on the grid that the model worked on; ``grid`` is that of the mask.
-
-    Args:
-        segmentation: The result.
-        subject: What was segmented.
-        reason: See `save`.
-        uncertain: See `save`.
-        worked: See `save`. Scans that went through untouched leave no word of it.
-    """
-    grid = worked.raw[worked.reference].grid if worked is not None else subject.grid
-    prepared = worked is not None and (worked.changed or bool(worked.doubts))
-    card = segmentation.card
-    used, doubted = set(segmentation.used), set(uncertain)
-    known = {region: interval for region, interval in segmentation.intervals_ml.items() if interval is not None}
-    intervals = {region: [round(float(ml), 3) for ml in interval] for region, interval in known.items()}
-    return {
-        "format": SIDECAR_FORMAT,
-        "software": {"name": "Gliascope", "version": version()},
-        "research_use": RESEARCH_USE,
-        "model": {
-            "name": card.name,
-            "title": card.title,
-            "version": card.version,
-            "sha256": card.fingerprint,
-            "files": dict(card.files),
-        },
-        "reason": reason,
-        "sequences": {
-            "used": [s.value for s in Sequence if s in used],
-            "not_used": [s.value for s in subject if s not in used],
-            "absent": [s.value for s in Sequence if s not in subject],
-            "uncertain": [s.value for s in subject if s in doubted],
-        },
-        "inputs": {s.value: {"sha256": _source_sha256(volume.source)} for s, volume in subject.items()},
-        "labels": {
-            "0": "background",
-            str(TUMOUR_CORE): "tumour core",
-            str(REST_OF_WHOLE_TUMOUR): "rest of the whole tumour",
-        },
-        "volumes_ml": {region: round(float(ml), 3) for region, ml in segmentation.volumes_ml.items()},
-        **({"intervals_90_percent_ml": intervals} if intervals else {}),
-        "grid": {**_described(grid), "oriented": all(volume.oriented for volume in subject.values())},
-        "edited_by_hand": segmentation.edited_by_hand,
-        "device": segmentation.device,
-        "precision": segmentation.precision,
-        "seconds": round(float(segmentation.seconds), 2),
-        **({"preparation": worked.recipe()} if worked is not None and prepared else {}),
-        "notes": [*segmentation.notes, *(worked.doubts if worked is not None else ()), *_resampled(subject, worked)],
-    }
-
-
-def as_json(record: dict[str, Any]) -> bytes:
-    """The bytes of a sidecar: sorted, indented, UTF-8, one newline at the end; equal records give equal bytes."""
-    return (json.dumps(record, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    written = {made.what: folder / made.name for made in more}
+    return Saved(mask, sidecar, _verified(likes, worked), digests[None], others, record, written, said)
 
 
 def file_name(name: str) -> str:
@@ -210,17 +149,6 @@ def file_name(name: str) -> str:
         ending = "-" + hashlib.sha256(readable.encode()).hexdigest()[:8]
         kept = kept.encode()[: _LONGEST_NAME - len(ending)].decode("utf-8", "ignore") + ending
     return kept
-
-
-@cache
-def version() -> str:
-    """Gliascope's version, from its own project file in a checkout, else from the installed package."""
-    with suppress(OSError, tomllib.TOMLDecodeError, KeyError):
-        project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
-        return str(project["project"]["version"])
-    with suppress(metadata.PackageNotFoundError):
-        return metadata.version("gliascope")
-    return "unknown"
 
 
 def _likes(subject: Subject, worked: Worked | None) -> dict[Sequence | None, Path | None]:
@@ -283,7 +211,7 @@ def _spare_what_is_not_ours(
     Raises:
         CannotWrite: Something lies under one of the names that was not made by Gliascope, or was changed or corrected.
     """
-    record = _own_record(sidecar)
+    record = provenance.read(sidecar)
     expected = _digests(record)
     for key, target in targets.items():
         there = target
@@ -313,15 +241,6 @@ def _spare_what_is_not_ours(
     return outdated
 
 
-def _own_record(sidecar: Path) -> dict[str, Any] | None:
-    """What a sidecar that Gliascope wrote says; None where there is none, or somebody else's."""
-    with suppress(OSError, ValueError):
-        record = json.loads(sidecar.read_text(encoding="utf-8"))
-        if isinstance(record, dict) and isinstance(record.get("software"), dict):
-            return record if record["software"].get("name") == "Gliascope" else None
-    return None
-
-
 def _digests(record: Mapping[str, Any] | None) -> dict[Sequence | None, str]:
     """SHA-256 of the masks that a sidecar tells of; the main one under None."""
     found: dict[Sequence | None, str] = {}
@@ -330,38 +249,6 @@ def _digests(record: Mapping[str, Any] | None) -> dict[Sequence | None, str]:
             found[None] = str(record["mask"]["sha256"])
             found |= {Sequence(key): str(other["sha256"]) for key, other in record.get("masks", {}).items()}
     return found
-
-
-def _move_all(new: list[Path], targets: list[Path], outdated: list[Path]) -> None:
-    """Give all files their names and remove what is outdated.
-
-    If one cannot be moved (open elsewhere, on Windows), what was done before is taken back.
-    """
-    before: list[tuple[Path, bytes | None]] = []
-    try:
-        for path in outdated:
-            held = path.read_bytes()
-            path.unlink()
-            before.append((path, held))
-        for source, target in zip(new, targets, strict=True):
-            was = target.read_bytes() if target.exists() else None
-            source.replace(target)
-            before.append((target, was))
-    except OSError:
-        for path, content in reversed(before):
-            if content is None:
-                path.unlink()
-            else:
-                path.write_bytes(content)
-        raise
-
-
-def _described(grid: Grid) -> dict[str, Any]:
-    return {
-        "shape": list(grid.shape),
-        "spacing_mm": [round(mm, 4) for mm in grid.spacing],
-        "orientation": grid.orientation,
-    }
 
 
 def _header_of(source: Path | None, grid: Grid) -> Path | None:
@@ -380,47 +267,3 @@ def _reference(subject: Subject) -> Path | None:
     """
     files = (_header_of(volume.source, subject.grid) for volume in subject.values())
     return next((file for file in files if file is not None), None)
-
-
-def _resampled(subject: Subject, worked: Worked | None) -> list[str]:
-    """A sentence about the sequences that were read from another grid; empty where none was, or the steps tell it."""
-    if worked is not None and any(worked.raw[s] is not volume for s, volume in worked.shown.items()):
-        return []
-    moved = []
-    for sequence, volume in subject.items():
-        with suppress(UnreadableImage):
-            if volume.source is not None and not nifti.read_grid(volume.source)[0].same_as(subject.grid):
-                moved.append(sequence)
-    if not moved:
-        return []
-    was = "was" if len(moved) == 1 else "were"
-    return [f"{in_words(moved)} {was} resampled from another grid onto that of the mask."]
-
-
-def _source_sha256(source: Path | None) -> str | None:
-    """Of the file as it is now; None for made volumes and for files that are gone."""
-    if source is None:
-        return None
-    with suppress(OSError):
-        return sha256(source)
-    return None
-
-
-def _missing_folders(folder: Path) -> list[Path]:
-    """Those of the folder and its parents that are not there yet, innermost first."""
-    missing = []
-    with suppress(OSError):
-        for place in (folder, *folder.parents):
-            if place.exists():
-                break
-            missing.append(place)
-    return missing
-
-
-def _clear(files: list[Path], folders: list[Path]) -> None:
-    for file in files:
-        with suppress(OSError):
-            file.unlink()
-    for folder in folders:
-        with suppress(OSError):
-            folder.rmdir()

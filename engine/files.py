@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -62,6 +62,105 @@ def whole_file(path: Path, check: Callable[[Path], object] | None = None) -> Ite
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+class Together:
+    """Files of one folder that get their names together, once all are whole and on the disk, or not at all.
+
+        with Together(folder) as files:
+            files.new("anna_seg.nii.gz").write_bytes(mask)
+            files.new("anna_seg.json").write_bytes(sidecar)
+            files.release()
+
+    Without `release`, and after anything that goes wrong, the folder is as it was. A process that is killed between two
+    names leaves some of them new: that moment is as short as it can be made.
+
+    Args:
+        folder: Where the files are to be; made if it is not there.
+
+    Raises:
+        OSError: Whatever the system says; `unwritten` puts it into words.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._workshop = folder / f".gliascope-{secrets.token_hex(6)}"
+        self._names: list[str] = []
+        self._made: list[Path] = []
+
+    def __enter__(self) -> Together:
+        self._made = _missing_folders(self._folder)
+        try:
+            reachable(self._workshop).mkdir(parents=True)
+        except OSError:
+            self._clear()
+            raise
+        return self
+
+    def __exit__(self, kind: object, error: object, at: object) -> None:
+        self._clear()
+
+    @property
+    def place(self) -> Path:
+        """The folder in which the files are made."""
+        return self._workshop
+
+    def new(self, name: str) -> Path:
+        """Where to write the file that is to be called so; files get their names in this order."""
+        self._names.append(name)
+        return reachable(self._workshop / name)
+
+    def release(self, outdated: Iterable[Path] = ()) -> None:
+        """Give all files their names.
+
+        If one cannot be moved (open elsewhere, on Windows), what was done before is taken back.
+
+        Args:
+            outdated: Files that are to go at the same time.
+        """
+        for name in self._names:
+            with reachable(self._workshop / name).open("r+b") as file:  # Windows flushes only what may be written to
+                os.fsync(file.fileno())
+        before: list[tuple[Path, bytes | None]] = []
+        try:
+            for path in outdated:
+                held = path.read_bytes()
+                path.unlink()
+                before.append((path, held))
+            for name in self._names:
+                target = reachable(self._folder / name)
+                was = target.read_bytes() if target.exists() else None
+                reachable(self._workshop / name).replace(target)
+                before.append((target, was))
+        except OSError:
+            for path, content in reversed(before):
+                if content is None:
+                    path.unlink()
+                else:
+                    path.write_bytes(content)
+            raise
+        self._made = []
+
+    def _clear(self) -> None:
+        """Remove what did not get its name, and the folders that would then stand there for nothing."""
+        with suppress(OSError):
+            for path in list(reachable(self._workshop).iterdir()):
+                with suppress(OSError):
+                    path.unlink()
+        for folder in (self._workshop, *self._made):
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _missing_folders(folder: Path) -> list[Path]:
+    """Those of the folder and its parents that are not there yet, innermost first."""
+    missing = []
+    with suppress(OSError):
+        for place in (folder, *folder.parents):
+            if place.exists():
+                break
+            missing.append(place)
+    return missing
 
 
 class Locked(Exception):

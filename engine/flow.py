@@ -18,9 +18,21 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from engine import contents, export, inference, nifti, outputs, pipeline, registry, runtime, sequences, unusual
+from engine import (
+    contents,
+    export,
+    inference,
+    nifti,
+    outputs,
+    pipeline,
+    provenance,
+    registry,
+    runtime,
+    sequences,
+    unusual,
+)
 from engine.errors import BadModel, CannotWrite, SequenceProblem, UserError
 from engine.model_card import ModelCard, sha256
 from engine.progress import Progress
@@ -153,8 +165,35 @@ class Result:
         """Everything the user should read: what was guessed, what was done, what speaks against the result."""
         return (*self.scans.notes, *self.segmentation.notes, *self.worked.doubts)
 
-    def save(self, folder: Path | str, name: str | None = None, goes_on_from: Collection[str] = ()) -> Saved:
-        """Write masks and sidecar; see `export.save`."""
+    @property
+    def record(self) -> dict[str, Any]:
+        """How the result came about, as plain JSON values; what a sidecar says but for the hashes of outputs."""
+        return provenance.describe(
+            self.segmentation, self.worked.subject, self.choice.reason, self.scans.files.uncertain, self.worked
+        )
+
+    def save(
+        self,
+        folder: Path | str,
+        wanted: Wanted | None = None,
+        name: str | None = None,
+        goes_on_from: Collection[str] = (),
+        progress: Progress | None = None,
+    ) -> Saved:
+        """Write masks and sidecar, and what is wanted beside them; all or none. See `export.save`.
+
+        Args:
+            folder: Where to; made if it is not there.
+            wanted: What else to write, such as ``Wanted(table=True)``.
+            name: What to call the outputs; the patient's name by default.
+            goes_on_from: See `export.save`.
+            progress: Checked between the outputs.
+
+        Raises:
+            CannotWrite: Nothing was written, and nothing is left behind.
+            SequenceProblem: See `outputs.refuse_what_cannot_be`.
+        """
+        beside = outputs.maker(wanted, self.segmentation, self.worked, progress) if wanted is not None else None
         return export.save(
             self.segmentation,
             self.worked.subject,
@@ -164,14 +203,7 @@ class Result:
             self.scans.files.uncertain,
             goes_on_from,
             self.worked,
-        )
-
-    def write(
-        self, wanted: Wanted, saved: Saved, progress: Progress | None = None
-    ) -> tuple[dict[str, Path], tuple[str, ...]]:
-        """Write what is wanted beside masks that were saved; see `outputs.write`."""
-        return outputs.write(
-            wanted, self.segmentation, self.worked, saved.mask.parent, saved.record, self.name, progress
+            beside,
         )
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from itertools import chain, combinations, product
 
 import numpy as np
@@ -43,6 +44,8 @@ class Segmentation:
         seconds: From the call to the masks.
         notes: Sentences the user should read: steps down the memory ladder, a skull that is still there, nothing found.
         edited_by_hand: How many corrections by hand the label map holds.
+        fallbacks: Those of the notes that tell of a step down the memory ladder, or of a GPU that could not be used.
+        made_at: When the model ran, UTC, as in ``"2026-11-24T02:15:03Z"``; empty where nobody knows.
     """
 
     label_map: LabelMap
@@ -56,6 +59,8 @@ class Segmentation:
     intervals_ml: dict[str, tuple[float, float] | None] = field(default_factory=lambda: dict.fromkeys(REGIONS))
     notes: tuple[str, ...] = ()
     edited_by_hand: int = 0
+    fallbacks: tuple[str, ...] = ()
+    made_at: str = ""
 
     @property
     def edited_words(self) -> str:
@@ -139,6 +144,8 @@ def segment(
             *_more_than_a_brain(np.count_nonzero(prepared.brain) * subject.grid.voxel_ml),
             *(() if volumes_ml[WHOLE_TUMOUR] else (NO_TUMOUR,)),
         ),
+        fallbacks=tuple(network.fallbacks),
+        made_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
 
 

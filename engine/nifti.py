@@ -8,12 +8,13 @@ alive while four volumes are read.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from gzip import BadGzipFile
 from pathlib import Path
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from engine.errors import CannotWrite, ChooseVolume, NotFinite, UnreadableImage, UserError
 from engine.files import reachable, shown, whole_file
-from engine.volume import REST_OF_WHOLE_TUMOUR, TUMOUR_CORE, Affine, Grid, LabelMap, Sequence, Volume
+from engine.volume import REST_OF_WHOLE_TUMOUR, TUMOUR_CORE, Affine, Grid, LabelMap, Origin, Sequence, Volume
 
 _CHUNK_BYTES = 1 << 20
 _MOST_VOXELS = 1 << 30
@@ -127,7 +128,7 @@ def read(path: Path, sequence: Sequence | None = None, index: int | None = None)
         NotFinite: It holds voxels that are not numbers.
         UnreadableImage: Anything else that keeps it from being one volume of finite numbers with a place in space.
     """
-    with _opened(path) as (stream, header):
+    with _opened(path, hashed=True) as (stream, header):
         chosen = _choose(header, index)
         values = np.empty(int(np.prod(header.shape)), np.float32)
         not_finite, lowest, highest = 0, np.inf, -np.inf
@@ -148,7 +149,8 @@ def read(path: Path, sequence: Sequence | None = None, index: int | None = None)
         raise UnreadableImage(
             f"{shown(path)} is empty: every voxel is {lowest:g}", "", "Export it again from the program that made it."
         )
-    return Volume(values.reshape(header.shape, order="F"), header.grid, sequence, path, header.oriented)
+    origin = Origin(header.sha256, header.grid, chosen if header.count > 1 else None)
+    return Volume(values.reshape(header.shape, order="F"), header.grid, sequence, path, header.oriented, origin)
 
 
 def read_grid(path: Path) -> tuple[Grid, bool]:
@@ -301,6 +303,7 @@ class _Header:
     inter: float
     grid: Grid
     oriented: bool
+    sha256: str = ""  # of the file, where it was asked for
 
     @property
     def volume_bytes(self) -> int:
@@ -316,7 +319,7 @@ class _Header:
 
 
 @contextmanager
-def _opened(path: Path, packed: bool | None = None) -> Iterator[tuple[IO[bytes], _Header]]:
+def _opened(path: Path, packed: bool | None = None, hashed: bool = False) -> Iterator[tuple[IO[bytes], _Header]]:
     """The stream behind the header, and the header; whatever goes wrong inside is told in the user's words."""
     try:
         if path.is_dir():
@@ -328,8 +331,11 @@ def _opened(path: Path, packed: bool | None = None) -> Iterator[tuple[IO[bytes],
             if packed is None:
                 packed = _packed(path, raw.read(_SIZE_1))
                 raw.seek(0)
+            # Hashed through the handle that is read from: another file that takes its name meanwhile is not this one.
+            digest = hashlib.file_digest(raw, "sha256").hexdigest() if hashed else ""
+            raw.seek(0)
             stream = igzip.GzipFile(fileobj=raw, mode="rb") if packed else raw
-            header = _read_header(path, stream)
+            header = replace(_read_header(path, stream), sha256=digest)
             needed = header.start + header.volume_bytes * header.count
             if needed > (size * _DEFLATE_LIMIT if packed else size):
                 raise _stops_early(path, needed, None if packed else size)

@@ -1,6 +1,6 @@
 """What else is made of a result than its masks: probabilities, a DICOM segmentation, surfaces and tables.
 
-One function for the window and the command line. Each output is written whole or not at all and read back, names nobody
+One function for the window and the command line. All are written whole or none is; each is read back, names nobody
 (but for the DICOM segmentation, which has to), and replaces only what was made here.
 """
 
@@ -10,7 +10,6 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,15 +17,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import cc3d
 import numpy as np
 
-from engine import diameters, nifti, sequences
+from engine import diameters, nifti, provenance, sequences
 from engine.errors import CannotWrite, SequenceProblem
-from engine.export import MASK_ENDING, as_json, file_name
-from engine.files import shown, whole_file
+from engine.export import MASK_ENDING, Beside, file_name
+from engine.files import Together, unwritten
 from engine.findings import UNSURE
 from engine.inference import Segmentation
-from engine.model_card import REGIONS, RESEARCH_USE, TUMOUR_CORE, WHOLE_TUMOUR, sha256
+from engine.model_card import REGIONS, RESEARCH_USE, TUMOUR_CORE, WHOLE_TUMOUR
 from engine.pipeline import Worked
 from engine.progress import Progress
+from engine.provenance import Made
 from engine.volume import LabelMap, Mask, Sequence, Volume
 
 if TYPE_CHECKING:
@@ -203,6 +203,33 @@ def series_of(wanted: Wanted, worked: Worked) -> tuple[Sequence, Series]:
     return sequence, series
 
 
+def maker(
+    wanted: Wanted, segmentation: Segmentation, worked: Worked, progress: Progress | None = None
+) -> Beside | None:
+    """What `export.save` makes beside the masks; None where nothing is wanted.
+
+    Args:
+        wanted: What.
+        segmentation: The result, on the common grid.
+        worked: The steps it went through.
+        progress: Checked between the outputs.
+
+    Raises:
+        CannotWrite: See `refuse_what_cannot_be`.
+        SequenceProblem: The same.
+    """
+    if not wanted.anything:
+        return None
+    refuse_what_cannot_be(wanted, worked)
+
+    def make(files: Together, base: str) -> tuple[tuple[Made, ...], tuple[str, ...]]:
+        notes: list[str] = []
+        made = tuple(_make(wanted, segmentation, worked, files, base, progress or Progress(), notes))
+        return made, tuple(notes)
+
+    return make
+
+
 def write(
     wanted: Wanted,
     segmentation: Segmentation,
@@ -212,14 +239,14 @@ def write(
     name: str | None = None,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """Write what is wanted beside the masks, each with a record of how it came about.
+    """Write what is wanted without the masks, each with a record of how it came about; all or none.
 
     Args:
         wanted: What.
         segmentation: The result, on the common grid.
         worked: The steps it went through.
-        folder: Where the masks were written.
-        record: What the sidecar of the masks says, from `export.save`.
+        folder: Where to.
+        record: What the sidecar of the masks says, from `export.save` or `provenance.describe`.
         name: What to call the outputs; the patient's name by default.
         progress: Checked between them.
 
@@ -231,38 +258,53 @@ def write(
         SequenceProblem: See `refuse_what_cannot_be`.
         UnreadableImage: The DICOM files are not there any more.
     """
-    progress = progress or Progress()
-    refuse_what_cannot_be(wanted, worked)
-    base = folder / file_name(name or worked.name)
-    done: dict[str, Path] = {}
-    notes: list[str] = []
+    make = maker(wanted, segmentation, worked, progress)
+    if make is None:
+        return {}, ()
+    base = file_name(name or worked.name)
+    try:
+        with Together(folder) as files:
+            made, notes = make(files, base)
+            for one in made:
+                provenance.spare(folder / one.name)
+                provenance.put_beside(files, one, record)
+            files.release()
+    except OSError as error:
+        raise unwritten(folder / base, error) from error
+    return {one.what: folder / one.name for one in made}, notes
 
-    def target(ending: str) -> Path:
-        return base.with_name(base.name + ending)
 
+def _make(
+    wanted: Wanted,
+    segmentation: Segmentation,
+    worked: Worked,
+    files: Together,
+    base: str,
+    progress: Progress,
+    notes: list[str],
+) -> Iterator[Made]:
+    """Write the files; each is told of once it is there."""
     if wanted.grid == WORKING:
         progress.check()
-        path = target(f"_working{MASK_ENDING}")
-        with _recorded(path, record, "mask on the common grid") as partial:
-            nifti.write_label_map(segmentation.label_map, partial)
-        done["working_mask"] = path
+        name = f"{base}_working{MASK_ENDING}"
+        nifti.write_label_map(segmentation.label_map, files.new(name))
+        yield Made("working_mask", name, "mask on the common grid")
     if wanted.probabilities:
         place = wanted.grid or worked.reference
         for region, volume in probabilities_on(segmentation, worked, wanted.grid).items():
             progress.check()
-            path = target(f"_{region}_probseg.nii.gz")
-            with _recorded(path, record, f"probability of {region}", {"grid": str(place)}) as partial:
-                nifti.write_volume(volume, partial)
-            done[f"probability_{region}"] = path
+            name = f"{base}_{region}_probseg.nii.gz"
+            nifti.write_volume(volume, files.new(name))
+            yield Made(f"probability_{region}", name, f"probability of {region}", {"grid": str(place)})
     if wanted.surfaces:
         from engine import surface
 
-        for region, shape in surface.of_tumour(segmentation.label_map, progress).items():
-            path = target(f"_{region}.stl")
-            with _recorded(path, record, f"surface of {region}") as partial:
-                surface.write_stl(shape, partial, segmentation.edited_by_hand > 0)
-            done[f"surface_{region}"] = path
-        if not any(key.startswith("surface_") for key in done):
+        shapes = surface.of_tumour(segmentation.label_map, progress)
+        for region, shape in shapes.items():
+            name = f"{base}_{region}.stl"
+            surface.write_stl(shape, files.new(name), segmentation.edited_by_hand > 0)
+            yield Made(f"surface_{region}", name, f"surface of {region}")
+        if not shapes:
             notes.append("There is no tumour, and so no surface to save.")
     if wanted.table:
         progress.check()
@@ -272,21 +314,19 @@ def write(
             "json": json.dumps(measured, sort_keys=True, indent=2, allow_nan=False) + "\n",
         }
         for ending, text in texts.items():
-            path = target(f"_table.{ending}")
-            with _recorded(path, record, "table") as partial, whole_file(partial) as inner:
-                inner.write_text(text, encoding="utf-8", newline="")
-            done[f"table_{ending}"] = path
+            name = f"{base}_table.{ending}"
+            files.new(name).write_text(text, encoding="utf-8", newline="")
+            yield Made(f"table_{ending}", name, "table")
     if wanted.dicom_seg:
         from engine import dicom_seg
 
         progress.check()
         sequence, series = series_of(wanted, worked)
-        path = target("_seg.dcm")
-        with _recorded(path, record, "DICOM segmentation", {"grid": sequence.value}) as partial:
-            written = dicom_seg.write(segmentation, worked.native(segmentation, sequence), series, partial)
-        done["dicom_seg"] = path
-        notes += [written.note] if written.note else []
-    return done, tuple(notes)
+        name = f"{base}_seg.dcm"
+        written = dicom_seg.write(segmentation, worked.native(segmentation, sequence), series, files.new(name))
+        if written.note:
+            notes.append(written.note)
+        yield Made("dicom_seg", name, "DICOM segmentation", {"grid": sequence.value})
 
 
 def _diameters(mask: Mask, labels: LabelMap) -> dict[str, Any]:
@@ -306,46 +346,3 @@ def _mean(segmentation: Segmentation, region: str, mask: Mask) -> float | None:
     if region not in segmentation.probabilities or not mask.any():
         return None
     return round(float(segmentation.probabilities[region][mask].mean(dtype=np.float64)), 4)
-
-
-@contextmanager
-def _recorded(
-    path: Path, record: Mapping[str, Any], kind: str, parameters: Mapping[str, Any] | None = None
-) -> Iterator[Path]:
-    """Write an output and its sidecar; replaces only what an earlier sidecar proves to be Gliascope's own.
-
-    Yields:
-        Where to write, in a folder of its own, under the very name.
-
-    Raises:
-        CannotWrite: Something else of that name is there; nothing was changed.
-    """
-    sidecar = path.with_name((nifti.stem(path) if path.name.endswith(MASK_ENDING) else path.name) + ".json")
-    if path.exists():
-        proved = None
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            before = json.loads(sidecar.read_text(encoding="utf-8"))
-            proved = before["output"]["sha256"] if before["software"]["name"] == "Gliascope" else None
-        if path.is_dir() or proved != sha256(path):
-            raise CannotWrite(
-                f"{shown(path)} is there already and is not replaced",
-                "it was not made by Gliascope, or was changed",
-                "Choose another folder, or move that file away first.",
-            )
-    with whole_file(path) as partial:
-        # Named as it will be, since what is written depends on the ending.
-        named = partial.with_name(f"{partial.name}.d") / path.name
-        try:
-            named.parent.mkdir()
-            yield named
-            made = {key: value for key, value in record.items() if key not in ("mask", "masks")}
-            about = {"kind": kind, "sha256": sha256(named), **({"made_with": dict(parameters)} if parameters else {})}
-            named.replace(partial)
-            # The sidecar first: an output is never seen without one.
-            with whole_file(sidecar) as beside:
-                beside.write_bytes(as_json({**made, "output": about}))
-        finally:
-            with suppress(OSError):
-                named.unlink()
-            with suppress(OSError):
-                named.parent.rmdir()

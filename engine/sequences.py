@@ -356,7 +356,7 @@ def resample(volume: Volume, grid: Grid) -> Volume:
     Along axes that become coarser it is smoothed first, so that no slice is skipped.
     """
     data = _sample(volume.data, volume.grid, grid, order=1)
-    return Volume(data, grid, volume.sequence, volume.source, volume.oriented)
+    return Volume(data, grid, volume.sequence, volume.source, volume.oriented, volume.origin)
 
 
 def resample_label_map(label_map: LabelMap, grid: Grid) -> LabelMap:

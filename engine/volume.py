@@ -176,6 +176,21 @@ class Grid:
 
 
 @dataclass(frozen=True, eq=False)
+class Origin:
+    """The file a volume was read from, as it was then; goes along with everything that is made of the volume.
+
+    Attributes:
+        sha256: Of the whole file.
+        grid: Of the file.
+        index: Which of the file's volumes it is, from 0; ``None`` where the file holds one.
+    """
+
+    sha256: str
+    grid: Grid
+    index: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Volume:
     """One MRI volume.
 
@@ -185,6 +200,7 @@ class Volume:
         sequence: Which sequence it is; ``None`` while unknown.
         source: The file it came from, for messages and provenance; ``None`` for made volumes.
         oriented: False when the file said nothing about orientation and the affine is a guess.
+        origin: What the file was when it was read, for provenance; ``None`` for made volumes.
     """
 
     data: FloatArray
@@ -192,6 +208,7 @@ class Volume:
     sequence: Sequence | None = None
     source: Path | None = None
     oriented: bool = True
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         if self.data.shape != self.grid.shape:

@@ -77,6 +77,11 @@ class Workshop:
         self.close()
 
 
+def inside_one(path: Path) -> bool:
+    """Whether a file lies in a workshop, anybody's: it is nobody's own, and will not be there for long."""
+    return any(parent.name.startswith(_PREFIX) for parent in path.parents)
+
+
 def _no_room(error: OSError) -> CannotWrite:
     return CannotWrite(
         "There is no place for temporary files",

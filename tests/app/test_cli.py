@@ -16,7 +16,20 @@ import pydicom
 import pytest
 
 from app import DEMO, cli
-from engine import brain, contents, dicom, export, inference, nifti, pipeline, registry, runtime, sequences, unusual
+from engine import (
+    brain,
+    contents,
+    dicom,
+    export,
+    inference,
+    nifti,
+    pipeline,
+    provenance,
+    registry,
+    runtime,
+    sequences,
+    unusual,
+)
 from engine.model_card import REGIONS, Calibration, ModelCard, RegionCalibration, Role
 from engine.progress import Progress
 from engine.volume import Sequence
@@ -112,7 +125,8 @@ def test_the_mask_is_the_same_bytes_as_the_windows_save(run: Run, models: Path, 
     assert (tmp_path / "by command" / saved.mask.name).read_bytes() == saved.mask.read_bytes()
     sidecars = [json.loads((tmp_path / how / saved.sidecar.name).read_text()) for how in ("by command", "by window")]
     for sidecar in sidecars:
-        del sidecar["seconds"]
+        for key in ("seconds", "made_at", provenance.SEAL):
+            del sidecar[key]
     assert sidecars[0] == sidecars[1]
 
 
@@ -225,7 +239,8 @@ def test_other_grids_are_brought_together_by_their_headers_alone_when_asked(
     ran = run("segment", patient, "--out", tmp_path / "out", "--resample", "--json")
     [result] = ran.answer["subjects"]
     assert result["sequences"]["used"] == ["t2", "flair"]
-    assert "preparation" not in result
+    assert [step["did"] for step in result["preparation"]["steps"]] == [False] * 4
+    assert result["resampled"] == ["flair"]
     assert "masks_of" not in result
     # What it always gave, byte for byte.
     subject = sequences.load(sequences.find_subjects([patient])[0], resample=True)

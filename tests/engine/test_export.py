@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from engine import export, nifti, pipeline
+from engine import export, nifti, pipeline, provenance
 from engine.errors import CannotWrite
 from engine.inference import Segmentation
 from engine.model_card import Architecture, ModelCard, Role
@@ -85,7 +85,7 @@ def test_the_sidecar_tells_how_the_mask_came_about(tmp_path: Path) -> None:
     result = a_result(subject)
     saved = export.save(result, subject, tmp_path / "out", reason="T1 and FLAIR are here.", uncertain=[FLAIR])
     record = json.loads(saved.sidecar.read_text(encoding="utf-8"))
-    assert record["software"] == {"name": "Gliascope", "version": export.version()}
+    assert record["software"] == {"name": "Gliascope", "version": provenance.version()}
     assert record["research_use"].startswith("Research use only.")
     assert record["model"] == {
         "name": "t1-student",
@@ -112,14 +112,14 @@ def test_the_sidecar_tells_how_the_mask_came_about(tmp_path: Path) -> None:
 def test_the_sidecar_has_the_interval_of_a_volume_where_there_is_one() -> None:
     subject = phantoms.subject()
     result = a_result(subject)
-    assert "intervals_90_percent_ml" not in export.provenance(result, subject)
+    assert "intervals_90_percent_ml" not in provenance.describe(result, subject)
     result = replace(result, intervals_ml={"whole_tumour": (0.20004, 0.41), "tumour_core": None})
-    assert export.provenance(result, subject)["intervals_90_percent_ml"] == {"whole_tumour": [0.2, 0.41]}
+    assert provenance.describe(result, subject)["intervals_90_percent_ml"] == {"whole_tumour": [0.2, 0.41]}
 
 
 def test_the_version_is_the_projects() -> None:
     project = Path(__file__).parents[2] / "pyproject.toml"
-    assert f'\nversion = "{export.version()}"\n' in project.read_text(encoding="utf-8")
+    assert f'\nversion = "{provenance.version()}"\n' in project.read_text(encoding="utf-8")
 
 
 def test_saving_twice_gives_the_same_bytes_in_sorted_utf_8(tmp_path: Path) -> None:
@@ -163,13 +163,14 @@ def test_after_resampling_the_mask_takes_the_header_of_the_file_whose_grid_it_ha
 
 def test_scans_that_are_gone_or_were_never_files_cost_no_result(tmp_path: Path) -> None:
     subject = from_disk(tmp_path / "P1")
+    read = hashlib.sha256((tmp_path / "P1" / "P1_t1.nii.gz").read_bytes()).hexdigest()
     for path in (tmp_path / "P1").iterdir():
         path.unlink()
-    for case in (subject, phantoms.subject()):
+    for case, digest in ((subject, read), (phantoms.subject(), None)):
         saved = export.save(a_result(case), case, tmp_path / "out", name="x")
         assert saved.verified == "Saved on the grid of the scans, read back and found equal."
         np.testing.assert_allclose(nib.load(saved.mask).affine, case.grid.affine, atol=1e-5)
-        assert json.loads(saved.sidecar.read_text())["inputs"]["t1"] == {"sha256": None}
+        assert json.loads(saved.sidecar.read_text())["inputs"]["t1"] == {"sha256": digest}
 
 
 def test_a_result_of_another_grid_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
@@ -368,7 +369,7 @@ def test_the_sidecar_tells_of_every_mask_and_every_step(hospital: Path, tmp_path
     saved = export.save(a_result(worked.subject), worked.subject, tmp_path / "out", worked=worked)
     text = saved.sidecar.read_text()
     record = json.loads(text)
-    assert record == json.loads(export.as_json(dict(saved.record)))
+    assert record == json.loads(provenance.as_json(dict(saved.record)))
     assert record["mask"]["sha256"] == hashlib.sha256(saved.mask.read_bytes()).hexdigest()
     for sequence, path in saved.others.items():
         assert record["masks"][sequence.value]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
