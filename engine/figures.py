@@ -717,7 +717,7 @@ class Raster:
         from PIL import Image
         from PIL.PngImagePlugin import PngInfo
 
-        from engine.export import version
+        from engine.provenance import version
 
         about = PngInfo()
         about.add_text("Software", f"Gliascope {version()}")

@@ -486,7 +486,7 @@ def refuse_other_scans(scans: Scans, folder: Path) -> None:
         before = {one["sha256"] for one in json.loads(sidecar.read_text(encoding="utf-8"))["inputs"].values()}
     if isinstance(before, set) and before and not before & {sha256(path) for path in scans.files.files.values()}:
         raise OtherScans(
-            f"{base}{export.MASK_ENDING} is there already and is not replaced",
+            f"{base}{provenance.MASK_ENDING} is there already and is not replaced",
             "it was made from other scans",
             "Give this patient another name, or choose another folder.",
         )

@@ -19,14 +19,14 @@ import numpy as np
 
 from engine import diameters, nifti, provenance, sequences
 from engine.errors import CannotWrite, SequenceProblem
-from engine.export import MASK_ENDING, Beside, file_name
+from engine.export import Beside, file_name
 from engine.files import Together, unwritten
 from engine.findings import UNSURE
 from engine.inference import Segmentation
 from engine.model_card import REGIONS, RESEARCH_USE, TUMOUR_CORE, WHOLE_TUMOUR
 from engine.pipeline import Worked
 from engine.progress import Progress
-from engine.provenance import Made
+from engine.provenance import MASK_ENDING, Made
 from engine.volume import LabelMap, Mask, Sequence, Volume
 
 if TYPE_CHECKING:
