@@ -11,6 +11,7 @@ reads or writes the others compute.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import json
 import os
@@ -20,7 +21,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+import types
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -41,6 +43,8 @@ _GRACE_SECONDS = 0.7
 # Of one process with a network, four scans and their probabilities; 0.7 GB were measured.
 _PROCESS_MB = 1200
 _MOST_PROCESSES = 32
+# 160 pixels wide, lines a pixel and a half.
+_PICTURE_MM, _PICTURE_DPI = 25.4, 160.0
 
 Kind = Literal["started", "progressed", "done", "failed", "lost"]
 
@@ -185,9 +189,12 @@ def _scores(truth: Path, settings: Settings, result: Result) -> tuple[dict[str, 
 
 
 def _draw(result: Result, path: Path) -> None:
-    from engine import batch_thumbnail
+    from engine import figures
+    from engine.cut import Plane
 
-    batch_thumbnail.draw(result.worked.shown, result.labels, result.segmentation.used, path)
+    scans = {sequence: result.worked.shown[sequence] for sequence in result.segmentation.used}
+    scene = figures.Scene(scans, result.labels)
+    figures.plane_png(scene, Plane.AXIAL, path, width_mm=_PICTURE_MM, dpi=_PICTURE_DPI, marks=False)
 
 
 def sentence_of(error: UserError | MemoryError | OSError) -> str:
@@ -202,78 +209,43 @@ def sentence_of(error: UserError | MemoryError | OSError) -> str:
 # --- a worker process -------------------------------------------------------------------------------------------------
 
 
-class _Held(Progress):
-    """A progress that can also be held still: the listener of every part of it waits until the work may go on."""
-
-    def __init__(self, tell: Callable[[float, str], None]) -> None:
-        self._go = threading.Event()
-        self._go.set()
-        self._tell, self._told = tell, 0.0
-        super().__init__(self._hear)
-
-    def _hear(self, fraction: float, message: str) -> None:
-        if time.monotonic() - self._told > _TELL_SECONDS:
-            self._told = time.monotonic()
-            self._tell(fraction, message)
-        self._go.wait()
-        self.check()
-
-    def hold(self, held: bool) -> None:
-        if held:
-            self._go.clear()
-        else:
-            self._go.set()
-
-    def cancel(self) -> None:
-        super().cancel()
-        self._go.set()
-
-
 class _Orders:
     """What a worker process is told on its standard input, a JSON object a line; its end ends the process."""
 
-    def __init__(self, stream: TextIO, tell: Callable[[dict[str, Any]], None]) -> None:
-        self._stream, self._tell = stream, tell
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
         self._patients: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._progress: _Held | None = None
-        self._held = False
-        self._changing = threading.Lock()
+        self._go = threading.Event()
+        self._go.set()
+        self.progress = Progress()
 
     def listen(self) -> None:
         """Take orders until there are no more; on a thread of its own."""
         for line in self._stream:
             order = json.loads(line)
-            if "hold" in order:
-                with self._changing:
-                    self._held = bool(order["hold"])
-                    if self._progress is not None:
-                        self._progress.hold(self._held)
-            else:
+            if "hold" not in order:
                 self._patients.put(order)
-        with self._changing:
-            if self._progress is not None:
-                self._progress.cancel()
+            elif order["hold"]:
+                self._go.clear()
+                # The main thread comes to `hold_still` at its next line of Python, wherever it is, in a few tenths of a
+                # second; the next word to its progress may be seconds away.
+                _thread.interrupt_main(signal.SIGINT)
+            else:
+                self._go.set()
+        self.progress.cancel()
+        self._go.set()
         self._patients.put(None)
         time.sleep(_GRACE_SECONDS)
         # Whoever began this is gone or wants no more of it; what it would still write nobody would look at.
         os._exit(0)
 
+    def hold_still(self, number: int, frame: types.FrameType | None) -> None:
+        """Wait while told to; an interrupt from the keyboard, which is for whoever began this, passes by."""
+        self._go.wait()
+
     def next(self) -> dict[str, Any] | None:
         """The next order; None when there will be no more."""
         return self._patients.get()
-
-    @contextlib.contextmanager
-    def progress(self) -> Iterator[_Held]:
-        """What a patient's work reports to."""
-        made = _Held(lambda fraction, message: self._tell({"progressed": [fraction, message]}))
-        with self._changing:
-            self._progress = made
-            made.hold(self._held)
-        try:
-            yield made
-        finally:
-            with self._changing:
-                self._progress = None
 
 
 def serve() -> int:
@@ -281,18 +253,24 @@ def serve() -> int:
     # What libraries print must not get between the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    telling = threading.Lock()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the keyboard's interrupt is for whoever began this
+    told = 0.0
 
     def tell(answer: dict[str, Any]) -> None:
-        with telling:
-            try:
-                answers.write(json.dumps(answer) + "\n")
-                answers.flush()
-            except OSError:
-                os._exit(0)
+        try:
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
+        except OSError:
+            os._exit(0)
 
-    orders = _Orders(sys.stdin, tell)
+    def hear(fraction: float, message: str) -> None:
+        nonlocal told
+        if time.monotonic() - told > _TELL_SECONDS:
+            told = time.monotonic()
+            tell({"progressed": [fraction, message]})
+
+    orders = _Orders(sys.stdin)
+    orders.progress = Progress(hear)
+    signal.signal(signal.SIGINT, orders.hold_still)
     threading.Thread(target=orders.listen, daemon=True).start()
     first = orders.next()
     if first is None:
@@ -302,13 +280,11 @@ def serve() -> int:
     settings = Settings.from_json(first["settings"])
     folders = [Path(folder) for folder in first["models"]]
     models: Models | None = None
-    tell({"ready": True})
     while (order := orders.next()) is not None:
         try:
-            with orders.progress() as progress:
-                models = models or flow.Models(settings.model or None, settings.device, folders)
-                patient = Patient.from_json(order["patient"])
-                row = segment_one(patient, settings, models, Path(order["into"]), progress)
+            models = models or flow.Models(settings.model or None, settings.device, folders)
+            patient = Patient.from_json(order["patient"])
+            row = segment_one(patient, settings, models, Path(order["into"]), orders.progress)
             tell({"done": row})
         except Cancelled:
             break

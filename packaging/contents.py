@@ -18,6 +18,7 @@ DATA = [
 
 # Modules that no import statement names, as they are started or looked up by name.
 HIDDEN = [
+    "engine.batch_work",
     "trainer.estimate",
     "trainer.publication",
     "trainer.run",
