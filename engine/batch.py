@@ -33,7 +33,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine import export
+from engine import export, provenance
 from engine.batch_plan import Patient, Plan, Settings, plan
 from engine.batch_work import ROW, Crew, Message, processes_here
 from engine.errors import Cancelled, CannotWrite, UnreadableImage, UserError
@@ -246,7 +246,7 @@ class Batch:
             raise CannotWrite(f"{shown(out)} holds a batch already", "", "Go on with it, or choose another folder.")
         job = {
             "format": FORMAT,
-            "software": {"name": "Gliascope", "version": export.version()},
+            "software": {"name": "Gliascope", "version": provenance.version()},
             "research_use": RESEARCH_USE,
             "settings": planned.settings.to_json(),
             "problems": list(planned.problems),
@@ -707,7 +707,7 @@ def summary(rows: Collection[Row], problems: Iterable[str] = ()) -> dict[str, An
             models[row.model] = models.get(row.model, 0) + 1
     return {
         "research_use": RESEARCH_USE,
-        "software": {"name": "Gliascope", "version": export.version()},
+        "software": {"name": "Gliascope", "version": provenance.version()},
         "patients": len(rows),
         "states": {state.value: sum(row.state is state for row in rows) for state in State},
         "models": models,

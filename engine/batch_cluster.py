@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine import export
+from engine import provenance
 from engine.batch_plan import Patient, Settings
 from engine.batch_work import Message, segment_one, sentence_of
 from engine.errors import Cancelled, UserError
@@ -193,7 +193,7 @@ def _models_here() -> dict[str, str]:
     """What results depend on besides scans and settings: the release, and the models with their hashes."""
     from engine import registry
 
-    return {"": export.version(), **{card.name: card.fingerprint for card in registry.list_models().models}}
+    return {"": provenance.version(), **{card.name: card.fingerprint for card in registry.list_models().models}}
 
 
 def _compare_models(expected: Mapping[str, str]) -> None:

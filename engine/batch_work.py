@@ -101,14 +101,11 @@ def segment_one(patient: Patient, settings: Settings, models: Models, into: Path
         wanted = replace(settings.wanted, dicom_seg=settings.wanted.dicom_seg and patient.files is None)
         result = flow.compute(scans, models, settings.steps, progress.part(0.15, 0.9), wanted)
         progress.update(0.9, "saving")
-        saved = result.save(into)
+        saved = result.save(into, wanted, progress=progress.part(0.9, 0.94))
         outputs = {"sidecar": saved.sidecar}
         outputs |= {f"mask_{sequence}": path for sequence, path in saved.others.items()}
-        notes = list(result.notes)
-        if wanted.anything:
-            written, said = result.write(wanted, saved, progress.part(0.9, 0.94))
-            outputs |= written
-            notes += said
+        outputs |= saved.more
+        notes = [*result.notes, *saved.notes]
         scores: dict[str, Any] = {}
         if patient.truth is not None:
             progress.update(0.94, "comparing with the truth")
