@@ -17,6 +17,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -25,15 +26,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine import nifti
-from engine.errors import CannotWrite
+from engine.errors import BadModel, CannotWrite, UnreadableImage, UserError
 from engine.files import Together, shown, unwritten
 from engine.model_card import RESEARCH_USE, sha256
+from engine.progress import Progress
 from engine.volume import REST_OF_WHOLE_TUMOUR, TUMOUR_CORE, Grid, LabelMap, Sequence, Subject, Volume, in_words
-from engine.workshop import inside_one
+from engine.workshop import Workshop, inside_one
 
 if TYPE_CHECKING:
     from engine.inference import Segmentation
-    from engine.pipeline import Worked
+    from engine.model_card import ModelCard
+    from engine.pipeline import Settings, Worked
 
 SIDECAR_FORMAT = 2
 MASK_ENDING = "_seg.nii.gz"
@@ -327,3 +330,560 @@ def _expected(told: object) -> str | None:
     """The hash that a record gives of one of its outputs."""
     digest = told.get("sha256") if isinstance(told, Mapping) else None
     return digest if isinstance(digest, str) else None
+
+
+# --- looking whether records hold -------------------------------------------------------------------------------------
+
+
+class State(StrEnum):
+    """What became of something that a record tells of."""
+
+    UNCHANGED = "unchanged"
+    CHANGED = "changed"
+    MISSING = "missing"
+    NOT_RECORDED = "not recorded"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One thing that was looked at.
+
+    Attributes:
+        what: ``"record"``, ``"output"``, ``"model"``, ``"again"``, or of a scan the sequence, such as ``"t1ce"``.
+        state: What became of it.
+        sentence: The same for the user.
+    """
+
+    what: str
+    state: State
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What verifying one output, and all that its record tells of, gave.
+
+    Attributes:
+        path: What was to be verified.
+        record: Its record.
+        items: In the order of looking.
+        notes: Sentences that say neither that all is well nor that it is not.
+    """
+
+    path: Path
+    record: Path
+    items: tuple[Checked, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing that was recorded was changed or is missing."""
+        return not any(item.state in (State.CHANGED, State.MISSING) for item in self.items)
+
+    @property
+    def lacks_scans(self) -> bool:
+        """Whether a scan was not found, so that it would help to say where they lie."""
+        return any(item.state is State.MISSING and item.what in tuple(Sequence) for item in self.items)
+
+    @property
+    def sentence(self) -> str:
+        """All of it in one."""
+        counts = {state: sum(item.state is state for item in self.items) for state in State}
+        if self.ok:
+            unknown = counts[State.NOT_RECORDED]
+            told = f" {_things(unknown)} not recorded and could not be compared." if unknown else ""
+            return f"Everything that was recorded is unchanged.{told}"
+        wrong = [
+            f"{_things(counts[state])} {word}"
+            for state, word in ((State.CHANGED, "changed"), (State.MISSING, "not found"))
+            if counts[state]
+        ]
+        return f"Not everything is as it was: {' and '.join(wrong)}."
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "path": str(self.path),
+            "record": str(self.record),
+            "ok": self.ok,
+            "sentence": self.sentence,
+            "items": [vars(item) | {"state": item.state.value} for item in self.items],
+            "notes": list(self.notes),
+        }
+
+
+class NoRecord(UserError):
+    """Nothing beside an output says how it came about."""
+
+
+# So many files are looked at around a result when nobody said where its scans are.
+_NEAR = 500
+
+
+def find_records(path: Path) -> list[Path]:
+    """What `verify` is to be asked about: a file itself, or in a folder every record that Gliascope wrote.
+
+    Raises:
+        NoRecord: The folder holds none.
+        UnreadableImage: There is no such file or folder.
+    """
+    if not path.is_dir():
+        if not path.exists():
+            raise UnreadableImage(f"{shown(path)} is not there", "", "It may have been moved; choose it again.")
+        return [path]
+    found = [one for one in sorted(path.rglob(f"*{ENDING}")) if read(one) is not None]
+    if not found:
+        raise NoRecord(
+            f"The folder {shown(path)} holds no record of a result", "", "Choose the folder that results were saved in."
+        )
+    return found
+
+
+def verify(
+    path: Path,
+    inputs: Path | Iterable[Path] | None = None,
+    again: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Compare an output and everything it was made from with its record.
+
+    Files are known by their hashes: what was renamed or moved with its folder is found again. A record holds no path,
+    so scans that lie elsewhere than beside the result are found only where somebody says.
+
+    Args:
+        path: An output, or a record.
+        inputs: Folders or files in which the scans are looked for, however deep; DICOM too. By default around the
+            result.
+        again: Segment once more from the same scans with the same model and steps, and compare every voxel.
+        progress: Told of every file; cancelling stops within a second.
+
+    Raises:
+        NoRecord: Nothing beside it says how it came about.
+        UnreadableImage: It is not there.
+        Cancelled: ``progress`` was cancelled.
+    """
+    progress = progress or Progress()
+    progress.update(0.0, "reading the record")
+    record_path, record = _record_of(path)
+    looking = progress.part(0.0, 0.3 if again else 1.0)
+    items = [_sealed_still(record_path, record)]
+    outputs = _Outputs(record_path, record)
+    items += outputs.check(looking.part(0.0, 0.1))
+    places = [inputs] if isinstance(inputs, Path) else list(inputs or ())
+    with Workshop() as workshop:
+        scans = _Scans(record_path.parent, places, record, workshop)
+        items += scans.check(looking.part(0.1, 0.8))
+        looking.update(0.8, "looking at the model")
+        model, card = _model_still(record)
+        items.append(model)
+        if again:
+            repeated = _Again(record, outputs, scans, card)
+            items += repeated.check(progress.part(0.3, 1.0))
+    progress.update(1.0, "done")
+    return Report(path, record_path, tuple(items), tuple(_notes(record, again)))
+
+
+def _record_of(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The record of an output, or the record itself that was named."""
+    if not path.is_file():
+        raise UnreadableImage(f"{shown(path)} is not there", "", "It may have been moved; choose it again.")
+    if path.name.endswith(ENDING) and (record := read(path)) is not None:
+        return path, record
+    candidates = [sidecar_of(path)]
+    if path.name.endswith(MASK_ENDING):
+        whole = path.name.removesuffix(MASK_ENDING)
+        candidates += [path.with_name(f"{whole.removesuffix(f'_{s.value}')}_seg{ENDING}") for s in Sequence]
+    for candidate in candidates:
+        if (record := read(candidate)) is not None:
+            return candidate, record
+    # Renamed, perhaps: a record that knows this very content will do.
+    digest = sha256(path)
+    for candidate in sorted(path.parent.glob(f"*{ENDING}")):
+        record = read(candidate)
+        if record is not None and digest in _told_outputs(candidate, record).values():
+            return candidate, record
+    raise NoRecord(
+        f"Nothing beside {shown(path)} says how it came about",
+        "Gliascope writes a .json file beside everything it saves",
+        "Choose a file that was saved by Gliascope, with its .json file beside it.",
+    )
+
+
+def _told_outputs(sidecar: Path, record: Mapping[str, Any]) -> dict[str, str]:
+    """Names and hashes of the outputs that a record tells of, the name being the one they were saved under."""
+    told: dict[str, str] = {}
+    base = sidecar.name.removesuffix(f"_seg{ENDING}")
+    if digest := _expected(record.get("mask")):
+        told[base + MASK_ENDING] = digest
+    others = record.get("masks")
+    for key, other in others.items() if isinstance(others, Mapping) else ():
+        if digest := _expected(other):
+            told[f"{base}_{key}{MASK_ENDING}"] = digest
+    if digest := _expected(record.get("output")):
+        name = sidecar.name.removesuffix(ENDING)
+        told[f"{name}.nii.gz" if name.endswith("_seg") else name] = digest
+    return told
+
+
+def _sealed_still(sidecar: Path, record: Mapping[str, Any]) -> Checked:
+    name = shown(sidecar)
+    if SEAL not in record:
+        return Checked("record", State.NOT_RECORDED, f"{name} was written before records had a hash of themselves.")
+    if sealed(record)[SEAL] != record[SEAL]:
+        return Checked("record", State.CHANGED, f"{name}, the record itself, was changed after it was written.")
+    return Checked("record", State.UNCHANGED, f"{name}, the record itself, is unchanged.")
+
+
+class _Outputs:
+    """The files that a record tells of."""
+
+    def __init__(self, sidecar: Path, record: Mapping[str, Any]) -> None:
+        self.record = record
+        self.folder = sidecar.parent
+        self.expected = _told_outputs(sidecar, record)
+        self.there: dict[str, Path] = {}  # by the name they were saved under
+
+    def check(self, progress: Progress) -> list[Checked]:
+        if not self.expected:
+            return [Checked("output", State.NOT_RECORDED, "The record does not say which file it belongs to.")]
+        items = []
+        for number, (name, digest) in enumerate(self.expected.items()):
+            progress.update(number / len(self.expected), f"looking at {name}")
+            items.append(self._look(name, digest))
+        return items
+
+    def _look(self, name: str, expected: str) -> Checked:
+        path = self.folder / name
+        if path.is_file():
+            self.there[name] = path
+            if sha256(path) == expected:
+                return Checked("output", State.UNCHANGED, f"{shown(path)} is unchanged.")
+            return Checked("output", State.CHANGED, f"{shown(path)} was changed after Gliascope saved it.")
+        ending = "".join(path.suffixes[-2:]) if path.name.endswith(".nii.gz") else path.suffix
+        for other in sorted(self.folder.glob(f"*{ending}")):
+            if other.is_file() and sha256(other) == expected:
+                self.there[name] = other
+                return Checked("output", State.UNCHANGED, f"{name} is unchanged; it is called {shown(other)} now.")
+        return Checked("output", State.MISSING, f"{name} is not there any more.")
+
+    def masks(self) -> dict[Sequence | None, Path]:
+        """The masks that are there; on the grid of the reference under None."""
+        kept = list(self.expected)
+        keys: list[Sequence | None] = []
+        if _expected(self.record.get("mask")):
+            keys = [None, *(Sequence(key) for key in self.record.get("masks", {}))]
+        return {key: self.there[name] for key, name in zip(keys, kept, strict=False) if name in self.there}
+
+
+class _Scans:
+    """The scans that a record tells of, wherever they are now."""
+
+    def __init__(self, beside: Path, places: list[Path], record: Mapping[str, Any], workshop: Workshop) -> None:
+        self.beside = beside
+        self.places = places
+        self.workshop = workshop
+        told = record.get("inputs")
+        self.told: dict[Sequence, Mapping[str, Any]] = {
+            Sequence(key): one
+            for key, one in (told.items() if isinstance(told, Mapping) else ())
+            if key in tuple(Sequence) and isinstance(one, Mapping)
+        }
+        self.files: dict[Sequence, Path] = {}
+        self.series: dict[Sequence, Any] = {}
+
+    @property
+    def complete(self) -> bool:
+        """Whether every scan was found as it was."""
+        return bool(self.told) and all(s in self.files or s in self.series for s in self.told)
+
+    def check(self, progress: Progress) -> list[Checked]:
+        if not self.told:
+            return [Checked("scans", State.NOT_RECORDED, "The record does not say which scans it was made from.")]
+        dicom = {s: one["dicom"] for s, one in self.told.items() if isinstance(one.get("dicom"), Mapping)}
+        wanted = {s: digest for s, one in self.told.items() if s not in dicom and (digest := _expected(one))}
+        seen = self._find(wanted, progress.part(0.0, 0.5 if dicom else 1.0))
+        said = self._find_series(dicom, progress.part(0.5, 1.0)) if dicom else {}
+        items = []
+        for sequence in self.told:
+            if sequence in said:
+                items.append(said[sequence])
+            elif sequence not in wanted:
+                sentence = f"{sequence.title} was made in memory, so there is no file to compare."
+                items.append(Checked(sequence.value, State.NOT_RECORDED, sentence))
+            elif sequence in self.files:
+                sentence = f"{sequence.title} is unchanged: {shown(self.files[sequence])}."
+                items.append(Checked(sequence.value, State.UNCHANGED, sentence))
+            else:
+                items.append(self._not_found(sequence, seen))
+        return items
+
+    def _find(self, wanted: Mapping[Sequence, str], progress: Progress) -> list[Path]:
+        """Look for scans by content; returns the files that were looked at."""
+        by_digest: dict[str, list[Sequence]] = {}
+        for sequence, digest in wanted.items():
+            by_digest.setdefault(digest, []).append(sequence)
+        seen: list[Path] = []
+        for path in self._candidates() if wanted else ():
+            progress.update(min(0.99, len(self.files) / len(wanted)), f"looking at {shown(path)}")
+            seen.append(path)
+            with suppress(OSError):
+                for sequence in by_digest.get(sha256(path), ()):
+                    self.files.setdefault(sequence, path)
+            if len(self.files) == len(wanted):
+                break
+        return seen
+
+    def _candidates(self) -> Iterator[Path]:
+        """Scans that may be those, the likelier first."""
+        for place in self.places:
+            if place.is_file():
+                yield place
+            else:
+                yield from (p for p in sorted(place.rglob("*")) if nifti.is_nifti_name(p) and p.is_file())
+        if self.places:
+            return
+        count = 0
+        # The result's own folder, what lies in it, and what lies beside it.
+        for folder, pattern in (
+            (self.beside, "*"),
+            (self.beside, "*/*"),
+            (self.beside.parent, "*"),
+            (self.beside.parent, "*/*"),
+        ):
+            for path in sorted(folder.glob(pattern)):
+                if nifti.is_nifti_name(path) and path.is_file() and not nifti.made_by_gliascope(path):
+                    yield path
+                    count += 1
+                    if count >= _NEAR:
+                        return
+
+    def _not_found(self, sequence: Sequence, seen: list[Path]) -> Checked:
+        """Whether another file stands in a scan's place, or there is none."""
+        from engine import sequences
+
+        alike = [p for p in seen if not sequences.is_segmentation(p) and sequences.detect(p).sequence is sequence]
+        homes = {path.parent for path in self.files.values()}
+        in_place = [path for path in alike if path.parent in homes] or (alike if not homes else [])
+        if len(in_place) == 1:
+            sentence = f"{shown(in_place[0])} is not the {sequence.title} that was segmented: its content is another."
+            return Checked(sequence.value, State.CHANGED, sentence)
+        where = "in the folder that was named" if self.places else "near the result; say which folder the scans are in"
+        return Checked(sequence.value, State.MISSING, f"{sequence.title} was not found {where}.")
+
+    def _find_series(self, told: Mapping[Sequence, Mapping[str, Any]], progress: Progress) -> dict[Sequence, Checked]:
+        from engine import dicom
+
+        places = self.places or [self.beside]
+        by_key: dict[str, Any] = {}
+        if dicom.looks_like_dicom(places):
+            with suppress(UnreadableImage):
+                for study in dicom.look(places, self.workshop, progress.part(0.0, 0.5)):
+                    by_key |= {series.key: series for series in study.series}
+        said: dict[Sequence, Checked] = {}
+        for number, (sequence, one) in enumerate(told.items()):
+            progress.update(0.5 + 0.5 * number / len(told), f"looking at the images of {sequence.title}")
+            series = by_key.get(str(one.get("key")))
+            if series is None:
+                where = "in the folder that was named" if self.places else "near the result; say which folder it is in"
+                sentence = f"The DICOM series of {sequence.title} was not found {where}."
+                said[sequence] = Checked(sequence.value, State.MISSING, sentence)
+                continue
+            now, then = len(series.files), one.get("files")
+            if dicom.content(series, progress) == one.get("sha256"):
+                self.series[sequence] = series
+                sentence = f"The DICOM series of {sequence.title} is unchanged: {now} files."
+                said[sequence] = Checked(sequence.value, State.UNCHANGED, sentence)
+            else:
+                how = f"{now} files now, {then} then" if now != then else f"{now} files, and not all are as they were"
+                sentence = f"The DICOM series of {sequence.title} was changed: {how}."
+                said[sequence] = Checked(sequence.value, State.CHANGED, sentence)
+        return said
+
+    def read(self, record: Mapping[str, Any], progress: Progress) -> Mapping[Sequence, Volume]:
+        """The volumes as they were read then."""
+        from engine import dicom, sequences
+        from engine.sequences import SubjectFiles
+
+        files, indices = dict(self.files), {}
+        for sequence, one in self.told.items():
+            if sequence in self.series:
+                converted = dicom.convert(self.series[sequence], self.workshop, progress)
+                files[sequence] = converted.path
+                if converted.index is not None:
+                    indices[sequence] = converted.index
+            elif isinstance(one.get("volume"), int):
+                indices[sequence] = one["volume"] - 1
+        ordered = {s: files[s] for s in Sequence if s in files}
+        subject = SubjectFiles("again", ordered, (), None, self.beside, volumes=indices)
+        if record.get("resampled"):
+            return dict(sequences.load(subject, resample=True, progress=progress))
+        return sequences.read(subject, progress)
+
+
+class _Again:
+    """The same segmentation once more."""
+
+    def __init__(self, record: Mapping[str, Any], outputs: _Outputs, scans: _Scans, card: ModelCard | None) -> None:
+        self.record = record
+        self.outputs = outputs
+        self.scans = scans
+        self.card = card
+
+    def check(self, progress: Progress) -> list[Checked]:
+        why = self._why_not()
+        if why:
+            return [Checked("again", State.MISSING, f"It cannot be segmented again: {why}.")]
+        try:
+            return self._compare(progress)
+        except UserError as error:
+            return [Checked("again", State.MISSING, f"It could not be segmented again. {error}")]
+
+    def _why_not(self) -> str:
+        if not self.scans.complete:
+            return "not every scan is there as it was"
+        if self.card is None:
+            return "the model is not here as it was"
+        settings = (self.record.get("preparation") or {}).get("settings") or {}
+        if settings.get("brain") is not None:
+            return "the brain was drawn by hand, and the record does not hold what was drawn"
+        return ""
+
+    def _settings(self) -> Settings:
+        from engine.pipeline import Settings
+
+        told = (self.record.get("preparation") or {}).get("settings")
+        return Settings.from_json(told) if told is not None else Settings()
+
+    def _compare(self, progress: Progress) -> list[Checked]:
+        from engine import inference, pipeline, runtime
+
+        assert self.card is not None
+        volumes = self.scans.read(self.record, progress.part(0.0, 0.1))
+        try:
+            settings = self._settings()
+            used = tuple(Sequence(s) for s in self.record["sequences"]["used"])
+        except (ValueError, KeyError, TypeError):
+            return [Checked("again", State.NOT_RECORDED, "The record does not say how it was segmented.")]
+        worked = pipeline.work("again", volumes, settings, progress.part(0.1, 0.5))
+        on_gpu = str(self.record.get("device", "")).upper() == "CUDA"
+        try:
+            network = runtime.open_network(self.card, "cuda" if on_gpu else "cpu")
+        except UserError:
+            if not on_gpu:
+                raise
+            network = runtime.open_network(self.card, "cpu")
+        found = inference.segment(worked.subject, self.card, progress.part(0.5, 0.95), network=network, use=used)
+        progress.update(0.95, "comparing every voxel")
+        other = self._otherwise(found)
+        masks = self.outputs.masks()
+        if not masks:
+            return [self._by_hash(found, other)]
+        return [
+            self._by_voxel(key, path, worked.native(found, key or worked.reference), other)
+            for key, path in masks.items()
+        ]
+
+    def _otherwise(self, found: Segmentation) -> str:
+        """In what this run differs from that one, as a sentence; empty where in nothing that is known."""
+        then = {
+            "Gliascope": self.record.get("software", {}).get("version"),
+            "device": self.record.get("device"),
+            "precision": self.record.get("precision"),
+            "openvino": (self.record.get("environment") or {}).get("openvino"),
+        }
+        now = {
+            "Gliascope": version(),
+            "device": found.device,
+            "precision": found.precision,
+            "openvino": _environment().get("openvino"),
+        }
+        told = [
+            f"{name} {now[name]} now, {before} then" if name != "device" else f"on {now[name]} now, on {before} then"
+            for name, before in then.items()
+            if before is not None and before != now[name]
+        ]
+        return f" It ran otherwise than then ({'; '.join(told)})." if told else ""
+
+    @property
+    def _by_hand(self) -> int:
+        made = self.record.get("edited_by_hand")
+        return made if isinstance(made, int) else 0
+
+    def _by_hash(self, found: Segmentation, other: str) -> Checked:
+        expected = self.record.get("labels_sha256")
+        if expected is None:
+            return Checked("again", State.NOT_RECORDED, "The record does not say what mask it was made from.")
+        if expected == labels_sha256(found.label_map):
+            return Checked("again", State.UNCHANGED, "Segmented again: the mask it was made from is the same.")
+        if self._by_hand:
+            return Checked("again", State.NOT_RECORDED, _cannot_correct_again(self._by_hand))
+        return Checked("again", State.CHANGED, f"Segmented again: the mask it was made from is another now.{other}")
+
+    def _by_voxel(self, key: Sequence | None, path: Path, now: LabelMap, other: str) -> Checked:
+        name = shown(path)
+        try:
+            then = nifti.read_label_map(path, nifti.Convention.GLIASCOPE)
+        except UserError as error:
+            return Checked("again", State.CHANGED, f"{name} cannot be compared. {error}")
+        if not then.grid.same_as(now.grid, 1e-2):
+            return Checked("again", State.CHANGED, f"{name} lies on another grid than the scan it was drawn on.")
+        differing = int(np.count_nonzero(then.data != now.data))
+        if not differing:
+            sentence = f"Segmented again: all {now.data.size:,} voxels of {name} come out the same."
+            return Checked("again", State.UNCHANGED, sentence)
+        was, are = then.ml(then.whole_tumour), now.ml(now.whole_tumour)
+        how = (
+            f"{differing:,} of {now.data.size:,} voxels of {name} come out otherwise "
+            f"(whole tumour {are:.2f} ml now, {was:.2f} ml in the file)"
+        )
+        if self._by_hand:
+            return Checked(
+                "again", State.NOT_RECORDED, f"{_cannot_correct_again(self._by_hand)} {how[0].upper()}{how[1:]}."
+            )
+        return Checked("again", State.CHANGED, f"Segmented again: {how}.{other}")
+
+
+def _cannot_correct_again(made: int) -> str:
+    corrections = "1 correction" if made == 1 else f"{made} corrections"
+    return f"The mask holds {corrections} by hand, which cannot be made again."
+
+
+def _model_still(record: Mapping[str, Any]) -> tuple[Checked, ModelCard | None]:
+    """Whether the model is here as it was, and if it can be used to segment again, its card."""
+    from engine import registry
+
+    told = record.get("model")
+    name = told.get("name") if isinstance(told, Mapping) else None
+    if not isinstance(told, Mapping) or not isinstance(name, str):
+        return Checked("model", State.NOT_RECORDED, "The record does not say which model was used."), None
+    title = f"The model {told.get('title') or name} {told.get('version') or ''}".rstrip()
+    try:
+        card = registry.find(name)
+    except BadModel:
+        return Checked("model", State.MISSING, f"{title} is not here any more."), None
+    try:
+        registry.verify(card)
+    except BadModel as error:
+        return Checked("model", State.CHANGED, str(error)), None
+    if card.fingerprint == told.get("sha256"):
+        return Checked("model", State.UNCHANGED, f"{title} is here, and every file of it is as it was."), card
+    if dict(card.files) == told.get("files"):
+        sentence = f"{title} has the same weights here, but its card says something else than then."
+        return Checked("model", State.CHANGED, sentence), card
+    return Checked("model", State.CHANGED, f"{title} was replaced by another of that name, {card.version}."), None
+
+
+def _notes(record: Mapping[str, Any], again: bool) -> Iterator[str]:
+    made = record.get("edited_by_hand")
+    if isinstance(made, int) and made:
+        corrections = "1 correction" if made == 1 else f"{made} corrections"
+        yield f"The record says that the mask holds {corrections} by hand."
+    then = record["software"].get("version")
+    if then != version():
+        yield f"It was made by Gliascope {then}; this is {version()}."
+    if not again:
+        yield "Whether the same mask comes out again was not tried."
+
+
+def _things(count: int) -> str:
+    return "one thing was" if count == 1 else f"{count} things were"

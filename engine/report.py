@@ -138,8 +138,8 @@ def content(
     Args:
         segmentation: The result, on the common grid.
         worked: The steps it went through.
-        record: What the sidecar of the masks says, from `engine.export.save`, or `engine.provenance.describe` of a result
-            that was not saved.
+        record: What the sidecar of the masks says, from `engine.export.save`, or `engine.provenance.describe` of a
+            result that was not saved.
         made: When; now by default.
         title: What the user calls it; nothing of the patient is written otherwise.
         grave: Those of the result's notes that must be read first.
