@@ -9,6 +9,7 @@ corner of them lies on the mask's border. No crosshair, no name, no path.
 from __future__ import annotations
 
 import io
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -104,6 +105,11 @@ class View:
     index: int
     box: Area
 
+    def filling(self, width: float, height: float) -> View:
+        """The same slice with more or less around it, so many mm wide and high, its middle in the middle."""
+        left, top, was_wide, was_high = self.box
+        return View(self.cut, self.index, (left + (was_wide - width) / 2, top + (was_high - height) / 2, width, height))
+
     @property
     def words(self) -> str:
         """``"Axial 82 of 155"``."""
@@ -167,7 +173,7 @@ class Scene:
     def about(self) -> str:
         """Which slices are shown, as a sentence."""
         if self.empty:
-            return "Nothing is outlined; the slices are those through the middle of the head."
+            return "Nothing is outlined; slices through the middle of the head."
         whole = self.regions[0].title.lower() if self.regions is TUMOUR else "outlined regions"
         return f"In each plane the slice with most of the {whole}."
 
@@ -409,6 +415,7 @@ def paint(
     letters: bool = True,
     bar_of: float | None = None,
     words: str = "",
+    rulers: tuple[Line, ...] = (),
 ) -> None:
     """Put one picture on a canvas.
 
@@ -422,21 +429,21 @@ def paint(
         letters: Whether to say which way the edges face.
         bar_of: Draw the scale bar that suits a picture of so many mm of the patient; none by default.
         words: In the top left corner.
+        rulers: Lines to draw, ``(2, 3)`` their ends in the world in mm.
     """
     left, top, width, height = area
-    canvas.fill(area, BLACK)
-    shown_width, shown_height = view.box[2] * scale, view.box[3] * scale
-    x, y = left + (width - shown_width) / 2, top + (height - shown_height) / 2
-    pixels = (
-        max(1, round(shown_width / MM_PER_INCH * canvas.dpi)),
-        max(1, round(shown_height / MM_PER_INCH * canvas.dpi)),
-    )
-    canvas.image(scene.picture(sequence, view, pixels), (x, y, shown_width, shown_height))
-    corner = np.array([x - view.box[0] * scale, y - view.box[1] * scale])
+    view = view.filling(width / scale, height / scale)
+    pixels = (max(1, round(width / MM_PER_INCH * canvas.dpi)), max(1, round(height / MM_PER_INCH * canvas.dpi)))
+    canvas.image(scene.picture(sequence, view, pixels), area)
+    corner = np.array([left - view.box[0] * scale, top - view.box[1] * scale])
     for region in scene.regions:
         lines = tuple(line * scale + corner for line in scene.outlines(region, view))
         if lines:
             canvas.lines(lines, region.colour, _OUTLINE_PT, closed=True, within=area)
+    if rulers:
+        lines = tuple(np.array([view.cut.to_screen(end) for end in ruler]) * scale + corner for ruler in rulers)
+        canvas.lines(lines, BLACK, 1.5, within=area)
+        canvas.lines(lines, WHITE, 0.8, within=area)
     rise = _MARK_PT * MM_PER_POINT * 0.73  # of capitals
     inset = 0.9
     if letters:
@@ -460,7 +467,7 @@ def paint(
         canvas.words(float(ends[0, 0]) - 0.7, top + height - inset, name, _MARK_PT, MARK, "right", halo=BLACK)
 
 
-def legend(canvas: Canvas, scene: Scene, x: float, y: float, values: Mapping[str, str] | None = None) -> float:
+def legend(canvas: Canvas, scene: Scene, x: float, y: float, rulers: bool = False) -> float:
     """Say what the colours are, in one line on the paper.
 
     Args:
@@ -468,7 +475,7 @@ def legend(canvas: Canvas, scene: Scene, x: float, y: float, values: Mapping[str
         scene: Whose regions.
         x: Where the line begins.
         y: Its baseline.
-        values: For a region's title, words after it.
+        rulers: Whether diameters are drawn too.
 
     Returns:
         Where the line ends.
@@ -479,9 +486,15 @@ def legend(canvas: Canvas, scene: Scene, x: float, y: float, values: Mapping[str
         else:
             canvas.lines((np.array([[x, y - 0.85], [x + 4.0, y - 0.85]]),), region.colour, 1.6)
         there = region.mask(scene.labels.data).any()
-        words = " ".join(filter(None, (region.title, (values or {}).get(region.title, "" if there else "(none)"))))
+        words = region.title if there else f"{region.title} (none)"
         canvas.words(x + 5.2, y, words, _HEAD_PT, INK)
         x += 5.2 + canvas.width_of(words, _HEAD_PT) + 5.0
+    if rulers:
+        line = np.array([[x, y - 0.85], [x + 4.0, y - 0.85]])
+        canvas.lines((line,), BLACK, 1.5)
+        canvas.lines((line,), WHITE, 0.8)
+        canvas.words(x + 5.2, y, "Diameters", _HEAD_PT, INK)
+        x += 5.2 + canvas.width_of("Diameters", _HEAD_PT) + 5.0
     return x
 
 
@@ -579,9 +592,22 @@ def _sized(pixels: float, medium: bool) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(io.BytesIO(font(medium)), pixels, layout_engine=ImageFont.Layout.BASIC)
 
 
+@cache
+def _letters() -> frozenset[int]:
+    from fontTools.ttLib import TTFont
+
+    with TTFont(FONTS / "Inter-Regular.otf", lazy=True) as found:
+        return frozenset(found.getBestCmap())
+
+
+def readable(text: str) -> str:
+    """The text in letters that the font has; others, such as those of other scripts, become question marks."""
+    return "".join(letter if ord(letter) in _letters() else "?" for letter in unicodedata.normalize("NFC", text))
+
+
 def width_of(text: str, points: float, medium: bool = False) -> float:
     """How wide a line of words is, in mm."""
-    return float(_sized(200.0, medium).getlength(text)) / 200.0 * points * MM_PER_POINT
+    return float(_sized(200.0, medium).getlength(readable(text))) / 200.0 * points * MM_PER_POINT
 
 
 def wrapped(text: str, points: float, width_mm: float, medium: bool = False) -> list[str]:
@@ -689,6 +715,7 @@ class Raster:
         """See `Canvas`."""
         from PIL import Image, ImageDraw
 
+        text = readable(text)
         size = points * MM_PER_POINT * self._per_mm
         letters = _sized(size * _FINER, medium)
         width = letters.getlength(text) / _FINER
