@@ -573,7 +573,9 @@ def font(medium: bool = False) -> bytes:
     """The app's font as a file, with figures of one width, so that numbers in a column stand under each other."""
     from fontTools.ttLib import TTFont
 
-    with TTFont(FONTS / f"Inter-{'Medium' if medium else 'Regular'}.otf", lazy=True, recalcTimestamp=False) as found:
+    with TTFont(
+        FONTS / f"Inter-{'Medium' if medium else 'Regular'}.otf", lazy=True, recalcBBoxes=False, recalcTimestamp=False
+    ) as found:
         names = set(found.getGlyphOrder())
         for table in found["cmap"].tables:
             for digit in "0123456789":

@@ -82,8 +82,8 @@ class _Size:
 # The first that leaves everything on one page; the usual one where none does.
 _USUAL = _Size(8.0, 1.0)
 _SIZES = (
-    _Size(8.5, 1.0, True), _Size(8.0, 1.0, True), _Size(8.0, 0.9, True), _Size(7.5, 0.85, True), _Size(8.5, 1.0),
-    _USUAL, _Size(7.5, 1.0), _Size(7.5, 0.85), _Size(7.5, 0.7),
+    _Size(8.5, 1.0, True), _Size(8.0, 1.0, True), _Size(8.0, 0.9, True), _Size(7.5, 0.85, True), _Size(8.0, 0.72, True),
+    _Size(8.5, 1.0), _USUAL, _Size(7.5, 1.0), _Size(7.5, 0.85), _Size(7.5, 0.7),
 )  # fmt: skip
 _MOST_LESIONS = 8
 # Between the columns of a table, in mm; and rows of a table that no page break divides.
