@@ -49,6 +49,8 @@ OUTPUT_TITLES = {
     "surface_tumour_core": "Surface of core",
     "table_csv": "Table",
     "table_json": "Table in JSON",
+    "report": "Report",
+    "figure": "Figure sheet",
     "dicom_seg": "DICOM segmentation, with the patient's name and number",
 }
 
@@ -194,6 +196,15 @@ def segment(
         bool, typer.Option("--table", help="Write volumes, diameters and lesions as CSV and JSON too.")
     ] = False,
     stl: Annotated[bool, typer.Option("--stl", help="Write the surfaces of whole tumour and core too.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write a page of pictures, numbers and limits as PDF too.")
+    ] = False,
+    figure: Annotated[
+        bool, typer.Option("--figure", help="Write the largest slices with outlines for print as PNG too.")
+    ] = False,
+    title: Annotated[
+        str, typer.Option("--title", help="What report and figure are headed with; they name nobody otherwise.")
+    ] = "",
     dicom_seg: Annotated[
         bool,
         typer.Option(
@@ -225,7 +236,9 @@ def segment(
     from engine.workshop import Workshop
 
     place = WORKING if on_grid == WORKING else Sequence(on_grid) if on_grid else None
-    wanted = Wanted(probabilities, dicom_seg, surfaces=stl, table=table, grid=place)
+    wanted = Wanted(
+        probabilities, dicom_seg, surfaces=stl, table=table, grid=place, report=report, figure=figure, title=title
+    )
     named = {s: path for s, path in zip(Sequence, (t1, t1ce, t2, flair), strict=True) if path is not None}
     if not paths and not named and not dicom:
         raise UserError("There is nothing to segment", "", "Name files of one patient, or folders, a patient each.")

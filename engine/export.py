@@ -61,8 +61,9 @@ class Saved:
     notes: tuple[str, ...] = ()
 
 
-# Makes further outputs among the files of one save, whose names begin as given: what was made, and what to say of it.
-Beside = Callable[[Together, str], tuple[tuple[Made, ...], tuple[str, ...]]]
+# Makes further outputs among the files of one save, whose names begin as given, of a result with this record: what was
+# made, and what to say of it.
+Beside = Callable[[Together, str, Mapping[str, Any]], tuple[tuple[Made, ...], tuple[str, ...]]]
 
 
 def save(
@@ -128,7 +129,7 @@ def save(
             record = provenance.sealed(record)
             files.new(sidecar.name).write_bytes(provenance.as_json(record))
             if beside is not None:
-                more, said = beside(files, base)
+                more, said = beside(files, base, record)
                 for made in more:
                     provenance.spare(folder / made.name)
                     provenance.put_beside(files, made, record)

@@ -34,6 +34,9 @@ Line = NDArray[np.float64]
 Align = Literal["left", "centre", "right"]
 Area = tuple[float, float, float, float]
 
+PRINT_DPI = 300.0
+# Two columns of most journals.
+SHEET_MM = 180.0
 MM_PER_INCH = 25.4
 MM_PER_POINT = MM_PER_INCH / 72
 FONTS = Path(__file__).resolve().parent.parent / "assets" / "fonts"
@@ -90,6 +93,21 @@ TUMOUR = (
 )
 
 
+@dataclass(frozen=True)
+class Look:
+    """Sides and brightness of pictures.
+
+    Attributes:
+        radiological: Whether the patient's left is on the right of axial and coronal pictures.
+        nose_left: Whether the face looks to the left of sagittal pictures.
+        windows: Brightness of each scan; one that suits the tissue where none is given.
+    """
+
+    radiological: bool = True
+    nose_left: bool = True
+    windows: Mapping[Sequence, Window] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, eq=False)
 class View:
     """One slice and the part of it that is shown.
@@ -124,9 +142,7 @@ class Scene:
         scans: On the grid of the labels.
         labels: Gliascope's, or any that ``regions`` speak of.
         regions: What is outlined, the later ones on top.
-        windows: Brightness of each scan; one that suits the tissue where none is given.
-        radiological: Whether the patient's left is on the right of axial and coronal pictures.
-        nose_left: Whether the face looks to the left of sagittal pictures.
+        look: Sides and brightness.
 
     Raises:
         ValueError: There is no scan, or one lies on another grid.
@@ -135,9 +151,7 @@ class Scene:
     scans: Mapping[Sequence, Volume]
     labels: LabelMap
     regions: tuple[Region, ...] = TUMOUR
-    windows: Mapping[Sequence, Window] = field(default_factory=dict)
-    radiological: bool = True
-    nose_left: bool = True
+    look: Look = field(default_factory=Look)
 
     def __post_init__(self) -> None:
         if not self.scans:
@@ -158,7 +172,7 @@ class Scene:
     @cached_property
     def shown(self) -> Mapping[Sequence, Window]:
         """The brightness of each scan."""
-        return {s: self.windows.get(s) or self._brightness[s].window for s in self.sequences}
+        return {s: self.look.windows.get(s) or self._brightness[s].window for s in self.sequences}
 
     @cached_property
     def _brightness(self) -> Mapping[Sequence, Brightness]:
@@ -184,7 +198,7 @@ class Scene:
 
     def view(self, plane: Plane, index: int | None = None) -> View:
         """The head on a slice: the given one, or that with most of the regions on it."""
-        cut = Cut(self.labels.grid, plane, self.radiological, self.nose_left)
+        cut = Cut(self.labels.grid, plane, self.look.radiological, self.look.nose_left)
         corners = self._box_mm
         if index is None:
             areas = self._areas[cut.normal]
@@ -220,11 +234,11 @@ class Scene:
         if set(planes) - {Plane.SAGITTAL}:
             said.append(
                 "Radiological: the patient's left is on the right"
-                if self.radiological
+                if self.look.radiological
                 else "Neurological: the patient's left is on the left"
             )
         if Plane.SAGITTAL in planes:
-            said.append("sagittal: nose to the " + ("left" if self.nose_left else "right"))
+            said.append("sagittal: nose to the " + ("left" if self.look.nose_left else "right"))
         words = "; ".join(said)
         return f"{words[:1].upper()}{words[1:]}."
 
@@ -308,7 +322,7 @@ def plane_png(
     sequence: Sequence | None = None,
     index: int | None = None,
     width_mm: float = 85.0,
-    dpi: float = 300.0,
+    dpi: float = PRINT_DPI,
     marks: bool = True,
 ) -> Path:
     """Write one slice as PNG.
@@ -345,7 +359,7 @@ def plane_png(
 
 
 def sheet(
-    scene: Scene, path: Path, caption: str = "", width_mm: float = 180.0, dpi: float = 300.0, title: str = ""
+    scene: Scene, path: Path, caption: str = "", width_mm: float = SHEET_MM, dpi: float = PRINT_DPI, title: str = ""
 ) -> Path:
     """Write the largest slice of each plane on every scan as PNG, all at one scale, with legend and caption.
 

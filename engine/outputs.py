@@ -1,4 +1,4 @@
-"""What else is made of a result than its masks: probabilities, a DICOM segmentation, surfaces and tables.
+"""What else is made of a result than its masks: probabilities, a DICOM segmentation, surfaces, tables and pages.
 
 One function for the window and the command line. All are written whole or none is; each is read back, names nobody
 (but for the DICOM segmentation, which has to), and replaces only what was made here.
@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +20,7 @@ import numpy as np
 from engine import diameters, nifti, provenance, sequences
 from engine.errors import CannotWrite, SequenceProblem
 from engine.export import Beside, file_name
+from engine.figures import Look
 from engine.files import Together, unwritten
 from engine.findings import UNSURE
 from engine.inference import Segmentation
@@ -45,6 +46,10 @@ class Wanted:
         dicom_seg: A DICOM Segmentation; carries the patient's identity.
         surfaces: Whole tumour and core as STL.
         table: Volumes, diameters, counts and confidence, whole and for each lesion, as CSV and JSON.
+        report: A page of pictures, numbers, model and limits, as PDF.
+        figure: The largest slice of each plane on every scan, for print, as PNG.
+        title: What report and figure are headed with; they name nobody otherwise.
+        look: Sides and brightness of their pictures.
         grid: On which grid probabilities lie, and on which series the DICOM segmentation: that of a sequence's own
             file, or the common grid that the model worked on, which also gets a mask then. That of the masks' reference
             where none is named.
@@ -55,11 +60,16 @@ class Wanted:
     surfaces: bool = False
     table: bool = False
     grid: Place = None
+    report: bool = False
+    figure: bool = False
+    title: str = ""
+    look: Look = field(default_factory=Look)
 
     @property
     def anything(self) -> bool:
         """Whether there is anything to write."""
-        return self.probabilities or self.dicom_seg or self.surfaces or self.table or self.grid == WORKING
+        files = (self.probabilities, self.dicom_seg, self.surfaces, self.table, self.report, self.figure)
+        return any(files) or self.grid == WORKING
 
 
 def probabilities_on(segmentation: Segmentation, worked: Worked, place: Place = None) -> dict[str, Volume]:
@@ -222,9 +232,9 @@ def maker(
         return None
     refuse_what_cannot_be(wanted, worked)
 
-    def make(files: Together, base: str) -> tuple[tuple[Made, ...], tuple[str, ...]]:
+    def make(files: Together, base: str, record: Mapping[str, Any]) -> tuple[tuple[Made, ...], tuple[str, ...]]:
         notes: list[str] = []
-        made = tuple(_make(wanted, segmentation, worked, files, base, progress or Progress(), notes))
+        made = tuple(_make(wanted, segmentation, worked, files, base, record, progress or Progress(), notes))
         return made, tuple(notes)
 
     return make
@@ -264,7 +274,7 @@ def write(
     base = file_name(name or worked.name)
     try:
         with Together(folder) as files:
-            made, notes = make(files, base)
+            made, notes = make(files, base, record)
             for one in made:
                 provenance.spare(folder / one.name)
                 provenance.put_beside(files, one, record)
@@ -280,6 +290,7 @@ def _make(
     worked: Worked,
     files: Together,
     base: str,
+    record: Mapping[str, Any],
     progress: Progress,
     notes: list[str],
 ) -> Iterator[Made]:
@@ -317,6 +328,22 @@ def _make(
             name = f"{base}_table.{ending}"
             files.new(name).write_text(text, encoding="utf-8", newline="")
             yield Made(f"table_{ending}", name, "table")
+    if wanted.report or wanted.figure:
+        # Drawing takes its libraries, which whoever saves masks alone does without.
+        from engine import figures, report
+
+        scene = figures.Scene(dict(worked.shown), segmentation.label_map, look=wanted.look)
+        page = report.content(segmentation, worked, record, title=wanted.title, scene=scene)
+    if wanted.figure:
+        progress.update(0.0, "drawing the figure sheet")
+        name = f"{base}_figure.png"
+        figures.sheet(scene, files.new(name), page.about, title=wanted.title)
+        yield Made("figure", name, "figure sheet", {"width_mm": figures.SHEET_MM, "dpi": figures.PRINT_DPI})
+    if wanted.report:
+        progress.update(0.5, "writing the report")
+        name = f"{base}_report.pdf"
+        report.write(page, files.new(name))
+        yield Made("report", name, "report")
     if wanted.dicom_seg:
         from engine import dicom_seg
 

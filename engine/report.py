@@ -8,9 +8,9 @@ No name, path or date of birth: pages are told apart by the hash of the mask and
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from engine.figures import (
     HAIRLINE,
     INK,
     MM_PER_POINT,
+    PRINT_DPI,
     TUMOUR,
     Align,
     Area,
@@ -199,7 +200,7 @@ class Content:
         measured: See `engine.outputs.measure`.
         record: How the result came about, as its sidecar says.
         accuracy: What the model was measured to reach, in sentences; empty where nobody measured it.
-        made: When the report was made; with its time zone.
+        made: The date on it, with its time zone.
         title: What the user calls it; empty for nothing.
         heading: What kind of page it is.
         extra: Further parts.
@@ -248,9 +249,9 @@ def content(
     Args:
         segmentation: The result, on the common grid.
         worked: The steps it went through.
-        record: What the sidecar of the masks says, from `engine.export.save`, or `engine.provenance.describe` of a result
+        record: What the sidecar of the masks says, from `engine.export.save`, or `engine.provenance.describe` of a
             result that was not saved.
-        made: When, with its time zone; now by default.
+        made: When, with its time zone; by default when the model ran, so that one result has one report.
         title: What the user calls it; nothing of the patient is written otherwise.
         scene: Pictures with the brightness and sides of the window; by default those that suit the scans.
         extra: Further parts.
@@ -262,7 +263,7 @@ def content(
         measured=measure(segmentation),
         record=record,
         accuracy=_accuracy(segmentation.card, segmentation.used),
-        made=made or datetime.now().astimezone(),
+        made=made or _made(record),
         title=title,
         extra=extra,
     )
@@ -319,9 +320,17 @@ def _accuracy(card: ModelCard, used: tuple[MriSequence, ...]) -> tuple[str, ...]
     return tuple(said)
 
 
+def _made(record: Mapping[str, Any]) -> datetime:
+    """When the model ran, or now where nobody knows."""
+    with suppress(KeyError, TypeError, ValueError):
+        return datetime.fromisoformat(record["made_at"])
+    return datetime.now(UTC)
+
+
 def _date(made: datetime) -> str:
-    """In one language on every machine."""
-    return f"{made.day} {_MONTHS[made.month - 1]} {made.year}, {made:%H:%M}"
+    """In one language and one time zone on every machine."""
+    there = made.astimezone(UTC)
+    return f"{there.day} {_MONTHS[there.month - 1]} {there.year}, {there:%H:%M} UTC"
 
 
 def _interval(ends: list[float] | None) -> str:
@@ -750,7 +759,7 @@ def _pdf(wanted: Content) -> bytes:
     pdf = FPDF(orientation="portrait", unit="mm", format="A4")
     pdf.set_auto_page_break(False)
     pdf.set_margin(0)
-    pdf.set_creation_date(wanted.made)
+    pdf.set_creation_date(wanted.made.astimezone(UTC))
     pdf.set_title(" ".join(filter(None, (wanted.heading, wanted.title))))
     pdf.set_subject(RESEARCH_USE)
     pdf.set_creator(_maker(wanted))
@@ -800,7 +809,7 @@ def _foot(canvas: Canvas, wanted: Content, number: int, count: int) -> None:
 class _Page:
     """A canvas that is a page of a PDF."""
 
-    dpi = 300.0
+    dpi = PRINT_DPI
 
     def __init__(self, pdf: FPDF) -> None:
         self._pdf = pdf
