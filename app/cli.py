@@ -281,6 +281,72 @@ def segment(
     return 2 if failed else 0
 
 
+@gliascope.command("follow-up")
+def follow_up(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="DATE...", help="The scans of each date: folders, or files named by date; DICOM too."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for numbers, plot and maps; made when it is not there.")],
+    labels: Annotated[
+        list[str] | None,
+        typer.Option("--label", help="What to call a date in outputs; once for each, the earliest first."),
+    ] = None,
+    baseline: Annotated[
+        int, typer.Option("--baseline", min=1, help="Which date changes are told from; the earliest is 1.")
+    ] = 1,
+    model: ModelOption = "auto",
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> int:
+    """Compare dates of one patient: volumes over time, what grew and shrank, percentages by RANO 2.0.
+
+    Dates are put in order by the days in their names or headers, or are taken in the order given. A saved mask of the
+    very same scans, such as a corrected one, is used where it lies beside them or its folder is given too.
+    """
+    from engine import flow, rano
+    from engine import follow_up as engine_follow_up
+    from engine import follow_up_files as files
+    from engine.workshop import Workshop
+
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(_progress("Follow-up"))
+        dates, problems = files.find(paths, lambda: stack.enter_context(Workshop()), progress.part(0.0, 0.02))
+        if problems:
+            raise problems[0]
+        if labels and len(labels) != len(dates):
+            raise UserError(f"{len(labels)} labels do not fit {len(dates)} dates", "", "Give --label once for each.")
+        if baseline > len(dates):
+            raise UserError(f"There is no date {baseline}", f"{len(dates)} were found", "Choose another --baseline.")
+        models = flow.Models(None if model == "auto" else model, device)
+        points = []
+        for number, date in enumerate(dates):
+            progress.title = f"Date {number + 1} of {len(dates)}"
+            part = progress.part(0.02 + 0.8 * number / len(dates), 0.02 + 0.8 * (number + 1) / len(dates))
+            points.append(files.read(date, models, part))
+        progress.title = "Follow-up"
+        made = engine_follow_up.compare(points, progress.part(0.82, 0.95), baseline - 1)
+        if labels:
+            made = made.renamed(labels)
+        written = files.write(made, out, progress=progress.part(0.95, 1.0))
+    values = files.as_json(made)
+    if as_json:
+        _answer({**values, "outputs": {what: str(path.resolve()) for what, path in written.items()}})
+        return 0
+    table = _table("Date", "Model", *(f"{title} ml" for title in ("Tumour", "Core")), "Since baseline", "Core since")
+    for number, name in enumerate(made.names):
+        point = made.visits[number].point
+        courses = [made.course(region, rano.Measure.VOLUME) for region in REGION_TITLES]
+        sizes = [f"{course.values[number]:.1f}" for course in courses]
+        table.add_row(name, point.made_by, *sizes, *(rano.percent(c.against_baseline(number)) for c in courses))
+    _print(table)
+    for sentence in (*made.findings(), *made.doubts(), *rano.NOT_JUDGED):
+        typer.echo(sentence)
+    for path in written.values():
+        typer.echo(f"  {path.resolve()}")
+    return 0
+
+
 @gliascope.command("models")
 def list_models(
     as_json: JsonOption = False,

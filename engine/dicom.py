@@ -118,6 +118,7 @@ class Study:
         notes: Sentences about what was decided and needs no look.
         patient: Who it is and when, for the screen alone; never in a file, a message of an error or a log.
         confirmed: Whether the user said which series is which.
+        day: When it was scanned, ``"2024-05-17"``, or nothing; like ``patient`` for the screen alone.
     """
 
     series: tuple[Series, ...]
@@ -126,6 +127,7 @@ class Study:
     notes: tuple[str, ...] = ()
     patient: str = field(default="", repr=False)
     confirmed: bool = False
+    day: str = field(default="", repr=False)
 
     def choosing(self, chosen: Mapping[Sequence, Series]) -> Study:
         """The same with other series, as the user chose them; there is nothing to doubt then."""
@@ -359,7 +361,8 @@ def _study(images: list[Image], broken: int) -> Study:
     day = identity.date
     when = f"{day[:4]}-{day[4:6]}-{day[6:8]}" if len(day) == 8 and day.isdigit() else ""
     who = " ".join(part for part in identity.patient[1].replace("^", " ").split() if part) or identity.patient[0]
-    return Study(tuple(series), chosen, tuple(doubts), (*notes, *choices), ", ".join(p for p in (who, when) if p))
+    patient = ", ".join(part for part in (who, when) if part)
+    return Study(tuple(series), chosen, tuple(doubts), (*notes, *choices), patient, day=when)
 
 
 def _doubled(series: list[Series], stacks: list[_Stack]) -> list[Series]:
