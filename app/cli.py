@@ -334,7 +334,7 @@ def follow_up(
         _answer({**values, "outputs": {what: str(path.resolve()) for what, path in written.items()}})
         return 0
     table = _table("Date", "Model", *(f"{title} ml" for title in ("Tumour", "Core")), "Since baseline", "Core since")
-    for number, name in enumerate(made.names):
+    for number, name in enumerate(made.titles):
         point = made.visits[number].point
         courses = [made.course(region, rano.Measure.VOLUME) for region in REGION_TITLES]
         sizes = [f"{course.values[number]:.1f}" for course in courses]

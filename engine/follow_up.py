@@ -88,7 +88,7 @@ class TimePoint:
     @staticmethod
     def of(worked: Worked, segmentation: Segmentation, label: str = "", when: datetime.date | None = None) -> TimePoint:
         """From what a segmentation made of prepared scans."""
-        from engine import export
+        from engine import provenance
 
         card = segmentation.card
         return TimePoint(
@@ -104,7 +104,7 @@ class TimePoint:
             shown=worked.shown,
             edited_by_hand=segmentation.edited_by_hand,
             notes=(*segmentation.notes, *worked.doubts),
-            provenance=export.provenance(segmentation, worked.subject, worked=worked),
+            provenance=provenance.describe(segmentation, worked.subject, worked=worked),
         )
 
     @property
@@ -249,12 +249,14 @@ class FollowUp:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What each date is called in outputs: what the user typed, else its number and the days since the first."""
+        """What each date is called in outputs: what the user typed, else its number."""
+        return tuple(visit.point.label or f"date {at + 1}" for at, visit in enumerate(self.visits))
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """The same with the days since the first date, where they are known: ``"date 2, day 98"``."""
         days = self.days
-        return tuple(
-            visit.point.label or (f"date {at + 1}" if days is None else f"date {at + 1} (day {days[at]})")
-            for at, visit in enumerate(self.visits)
-        )
+        return self.names if days is None else tuple(f"{n}, day {d}" for n, d in zip(self.names, days, strict=True))
 
     @property
     def names_on_screen(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import datetime
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine import export, figures, flow, nifti, pipeline, rano, sequences
+from engine import export, figures, flow, nifti, pipeline, provenance, rano, sequences
 from engine.errors import UserError
-from engine.files import shown, whole_file
+from engine.files import Together, shown, unwritten
 from engine.follow_up import GROWN, NOT_SEEN, SHRUNK, STABLE, TITLES, FollowUp, TimePoint
 from engine.model_card import REGIONS, RESEARCH_USE, TUMOUR_CORE, WHOLE_TUMOUR, sha256
 from engine.nifti import Convention
-from engine.outputs import _recorded as recorded
 from engine.progress import Progress
+from engine.provenance import Made
 from engine.rano import Measure, percent
 from engine.volume import Grid, LabelMap, Sequence, in_order
 
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 _ISO = re.compile(r"(?<!\d)((?:19|20)\d\d)([-_.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d)")
 _DAY_FIRST = re.compile(r"(?<!\d)(0[1-9]|[12]\d|3[01])([-_.])(0[1-9]|1[0-2])\2((?:19|20)\d\d)(?!\d)")
 
-# How bars stand in pictures of print: the window's colours, dark enough for white paper.
+LABELS_OF_CHANGE = {STABLE: "stable", GROWN: "grown", SHRUNK: "shrunk", NOT_SEEN: "not seen then"}
+
+# How lines stand in pictures of print: the window's colours, dark enough for white paper.
 _COLOURS = {WHOLE_TUMOUR: (32, 117, 168), TUMOUR_CORE: (176, 106, 0)}
 
 
@@ -106,7 +108,7 @@ def find(
     for path in paths:
         if path.name.endswith(export.SIDECAR_ENDING):
             results.append(path)
-        elif path.name.endswith(export.MASK_ENDING) and _sidecar_of(path).is_file():
+        elif path.name.endswith(provenance.MASK_ENDING) and _sidecar_of(path).is_file():
             results.append(_sidecar_of(path))
         elif path.is_dir() and (own := _only_results(path)):
             results += own
@@ -144,7 +146,7 @@ def read(date: Date, models: flow.Models, progress: Progress | None = None) -> T
         record = _record(sidecar)
         if record is None or not _made_from(record, scans):
             continue
-        mask = sidecar.with_name(sidecar.name.removesuffix(export.SIDECAR_ENDING) + export.MASK_ENDING)
+        mask = sidecar.with_name(sidecar.name.removesuffix(export.SIDECAR_ENDING) + provenance.MASK_ENDING)
         if not mask.is_file() or sha256(mask) != record["mask"]["sha256"]:
             notes += (f"{shown(mask)} was changed since it was saved, so it is not used.",)
             continue
@@ -164,7 +166,7 @@ def read(date: Date, models: flow.Models, progress: Progress | None = None) -> T
 
 
 def _sidecar_of(mask: Path) -> Path:
-    return mask.with_name(mask.name.removesuffix(export.MASK_ENDING) + export.SIDECAR_ENDING)
+    return mask.with_name(mask.name.removesuffix(provenance.MASK_ENDING) + export.SIDECAR_ENDING)
 
 
 def _only_results(folder: Path) -> list[Path]:
@@ -370,41 +372,48 @@ def write(made: FollowUp, folder: Path, name: str = "follow-up", progress: Progr
         Cancelled: ``progress`` was cancelled.
     """
     progress = progress or Progress()
-    folder.mkdir(parents=True, exist_ok=True)
-    base, done = export.file_name(name), {}
-    record = _provenance(made)
+    base = export.file_name(name)
+    try:
+        with Together(folder) as files:
+            made_files = tuple(_make(made, files, base, progress))
+            for one in made_files:
+                provenance.spare(folder / one.name)
+                provenance.put_beside(files, one, _provenance(made))
+            files.release()
+    except OSError as error:
+        raise unwritten(folder / base, error) from error
+    progress.update(1.0, "written")
+    return {one.what: folder / one.name for one in made_files}
+
+
+def _make(made: FollowUp, files: Together, base: str, progress: Progress) -> Iterator[Made]:
+    """Write the files; each is told of once it is there."""
     texts = {
         "csv": as_csv(made),
         "json": json.dumps(as_json(made), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
     }
-    for number, (ending, text) in enumerate(texts.items()):
-        progress.update(0.1 * number, "writing numbers")
-        path = folder / f"{base}.{ending}"
-        # The record of the numbers is a file of its own: the numbers may be read by programs that expect no more.
-        with recorded(path, record, "follow-up") as partial, whole_file(partial) as inner:
-            inner.write_text(text, encoding="utf-8", newline="")
-        done[ending] = path
+    for ending, text in texts.items():
+        progress.update(0.0, "writing numbers")
+        name = f"{base}.{ending}"
+        files.new(name).write_text(text, encoding="utf-8", newline="")
+        yield Made(ending, name, "follow-up")
     progress.update(0.2, "drawing the plot")
-    path = folder / f"{base}_plot.png"
-    with recorded(path, record, "plot of a follow-up") as partial:
-        plot_png(made, partial)
-    done["plot"] = path
+    name = f"{base}_plot.png"
+    plot_png(made, files.new(name))
+    yield Made("plot", name, "plot of a follow-up")
     since = len(made.visits) - 2
     for number, region in enumerate(REGIONS):
         progress.update(0.4 + 0.3 * number, "writing maps of change")
-        path = folder / f"{base}_{region}_change.nii.gz"
-        about = {"since": made.names[since], "labels": {"1": "stable", "2": "grown", "3": "shrunk", "4": "not seen"}}
-        with recorded(path, record, f"change of {region}", about) as partial:
-            nifti.write_label_map(made.change(region, since).labels, partial)
-        done[f"change_{region}"] = path
-    progress.update(1.0, "written")
-    return done
+        name = f"{base}_{region}_change.nii.gz"
+        nifti.write_label_map(made.change(region, since).labels, files.new(name))
+        labels = {str(value): words for value, words in LABELS_OF_CHANGE.items()}
+        yield Made(f"change_{region}", name, f"change of {region}", {"since": made.names[since], "labels": labels})
 
 
 def _provenance(made: FollowUp) -> dict[str, Any]:
     return {
-        "format": export.SIDECAR_FORMAT,
-        "software": {"name": "Gliascope", "version": export.version()},
+        "format": provenance.SIDECAR_FORMAT,
+        "software": {"name": "Gliascope", "version": provenance.version()},
         "research_use": RESEARCH_USE,
         "criteria": rano.SOURCE,
         "baseline": made.names[made.baseline],
@@ -455,7 +464,7 @@ def draw_plot(canvas: figures.Canvas, made: FollowUp, area: figures.Area) -> Non
         canvas.lines((np.array([[x0, y], [x1, y]]),), figures.HAIRLINE, 0.5)
         canvas.words(x0 - 1.5, y + 0.9, f"{highest * number / steps:g}", 6.5, figures.FAINT, "right")
     room = (x1 - x0) / max(1, len(places))
-    for number, (place, name) in enumerate(zip(places, made.names, strict=True)):
+    for number, (place, name) in enumerate(zip(places, made.titles, strict=True)):
         x = at(place, 0)[0]
         words = figures.shortened(name, 6.5, max(room, 20.0))
         canvas.words(x, y1 + 3.4, words, 6.5, figures.INK, "centre")
@@ -507,6 +516,3 @@ def _nice(value: float) -> float:
     power = 10.0 ** np.floor(np.log10(value))
     return float(next(power * step for step in (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 10) if power * step >= value * 1.02)
                  if value < power * 9.8 else power * 12)  # fmt: skip
-
-
-LABELS_OF_CHANGE = {STABLE: "stable", GROWN: "grown", SHRUNK: "shrunk", NOT_SEEN: "not seen then"}

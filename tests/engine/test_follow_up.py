@@ -144,7 +144,8 @@ def test_days_decide_the_order_and_never_leave_the_memory(tmp_path: Path) -> Non
     made = compare([point(18.0, when=june), point(15.0, when=may)])
     assert made.days == (0, 40)
     assert made.names_on_screen == ("2024-05-01", "2024-06-10")
-    assert made.names == ("date 1 (day 0)", "date 2 (day 40)")
+    assert made.names == ("date 1", "date 2")
+    assert made.titles == ("date 1, day 0", "date 2, day 40")
     written = follow_up_files.write(made, tmp_path)
     texts = [path.read_text("utf-8") for path in tmp_path.iterdir() if path.suffix in (".csv", ".json")]
     assert len(written) == 5
@@ -302,7 +303,7 @@ def test_everything_is_written_and_reads_back(grown: FollowUp, tmp_path: Path) -
     again = follow_up_files.write(grown, tmp_path / "out")
     assert again.keys() == written.keys()
     (tmp_path / "out" / "follow-up.csv").write_text("mine", encoding="utf-8")
-    with pytest.raises(CannotWrite, match="not made by Gliascope, or was changed"):
+    with pytest.raises(CannotWrite, match="was changed after Gliascope made it"):
         follow_up_files.write(grown, tmp_path / "out")
 
 
