@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from app.cohort import CohortScores
+    from engine import provenance
     from engine.flow import Models, Patient
     from engine.nifti import Convention
     from engine.outputs import Wanted
@@ -345,6 +346,65 @@ def follow_up(
     for path in written.values():
         typer.echo(f"  {path.resolve()}")
     return 0
+
+
+@gliascope.command("verify")
+def verify(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Masks, other outputs, their .json files, or folders of them."),
+    ],
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Option("--inputs", metavar="DIR", help="Where the scans are; around the result if not given."),
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Segment once more from the same scans and compare every voxel.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Compare saved results, the scans and the model they were made from with what was recorded.
+
+    The exit code is 2 when anything was changed or is missing.
+    """
+    from engine import provenance
+
+    records = [one for path in paths for one in provenance.find_records(path)]
+    places = inputs or []
+    for place in places:
+        if not place.exists():
+            raise UserError(f"{place} is not there", "", "Name the folder of the scans with --inputs.")
+    reports: list[provenance.Report] = []
+    failed: list[dict[str, str]] = []
+    with _progress("Verifying") as progress:
+        for number, path in enumerate(records):
+            part = progress.part(number / len(records), (number + 1) / len(records))
+            progress.title = path.name
+            try:
+                report = provenance.verify(path, places, again, part)
+            except UserError as error:
+                failed.append({"path": str(path), "error": str(error)})
+                with progress.aside():
+                    say(str(error))
+                continue
+            reports.append(report)
+            if not as_json:
+                with progress.aside():
+                    _tell_verified(report)
+    if as_json:
+        _answer({"verified": [report.to_json() for report in reports], "failed": failed})
+    lacking = any(report.lacks_scans for report in reports) and not places
+    if lacking:
+        say("Say where the scans are with --inputs and their folder.")
+    return 0 if reports and not failed and all(report.ok for report in reports) else 2
+
+
+def _tell_verified(report: provenance.Report) -> None:
+    typer.echo(f"{report.path.name}: {report.sentence}")
+    for item in report.items:
+        typer.echo(f"  {item.state.value.capitalize():<13} {item.sentence}")
+    for note in report.notes:
+        typer.echo(f"  {note}")
 
 
 @gliascope.command("models")

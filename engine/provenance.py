@@ -387,18 +387,25 @@ class Report:
 
     @property
     def sentence(self) -> str:
-        """All of it in one."""
-        counts = {state: sum(item.state is state for item in self.items) for state in State}
-        if self.ok:
-            unknown = counts[State.NOT_RECORDED]
-            told = f" {_things(unknown)} not recorded and could not be compared." if unknown else ""
-            return f"Everything that was recorded is unchanged.{told}"
+        """All of it in one or two."""
+        known = [item for item in self.items if item.what != "again"]
+        counts = {state: sum(item.state is state for item in known) for state in State}
         wrong = [
             f"{_things(counts[state])} {word}"
             for state, word in ((State.CHANGED, "changed"), (State.MISSING, "not found"))
             if counts[state]
         ]
-        return f"Not everything is as it was: {' and '.join(wrong)}."
+        told = f"Not everything is as it was: {' and '.join(wrong)}." if wrong else ""
+        if not wrong:
+            told = "Everything that was recorded is unchanged."
+            if unknown := counts[State.NOT_RECORDED]:
+                thing = _things(unknown)
+                told += f" {thing[0].upper()}{thing[1:]} not recorded and could not be compared."
+        tried = {item.state for item in self.items if item.what == "again"}
+        for state, words in _TRIED.items():
+            if state in tried:
+                return f"{told} {words}"
+        return told
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -410,6 +417,15 @@ class Report:
             "items": [vars(item) | {"state": item.state.value} for item in self.items],
             "notes": list(self.notes),
         }
+
+
+# What segmenting again gave, the gravest first.
+_TRIED = {
+    State.CHANGED: "Segmented again, it comes out otherwise.",
+    State.MISSING: "It could not be segmented again.",
+    State.NOT_RECORDED: "It cannot be made again from the scans alone.",
+    State.UNCHANGED: "Segmented again, it comes out the same.",
+}
 
 
 class NoRecord(UserError):
@@ -730,23 +746,25 @@ class _Again:
         self.card = card
 
     def check(self, progress: Progress) -> list[Checked]:
-        why = self._why_not()
+        why, state = self._why_not()
         if why:
-            return [Checked("again", State.MISSING, f"It cannot be segmented again: {why}.")]
+            return [Checked("again", state, f"It cannot be segmented again: {why}.")]
         try:
             return self._compare(progress)
         except UserError as error:
             return [Checked("again", State.MISSING, f"It could not be segmented again. {error}")]
 
-    def _why_not(self) -> str:
+    def _why_not(self) -> tuple[str, State]:
+        if not self.scans.told or any(_expected(one) is None for one in self.scans.told.values()):
+            return "the record does not say from which files", State.NOT_RECORDED
         if not self.scans.complete:
-            return "not every scan is there as it was"
+            return "not every scan is there as it was", State.MISSING
         if self.card is None:
-            return "the model is not here as it was"
+            return "the model is not here as it was", State.MISSING
         settings = (self.record.get("preparation") or {}).get("settings") or {}
         if settings.get("brain") is not None:
-            return "the brain was drawn by hand, and the record does not hold what was drawn"
-        return ""
+            return "the brain was drawn by hand, and the record does not hold what was drawn", State.NOT_RECORDED
+        return "", State.UNCHANGED
 
     def _settings(self) -> Settings:
         from engine.pipeline import Settings
@@ -870,7 +888,7 @@ def _model_still(record: Mapping[str, Any]) -> tuple[Checked, ModelCard | None]:
     if dict(card.files) == told.get("files"):
         sentence = f"{title} has the same weights here, but its card says something else than then."
         return Checked("model", State.CHANGED, sentence), card
-    return Checked("model", State.CHANGED, f"{title} was replaced by another of that name, {card.version}."), None
+    return Checked("model", State.CHANGED, f"{title} is not here: another model has its name now."), None
 
 
 def _notes(record: Mapping[str, Any], again: bool) -> Iterator[str]:

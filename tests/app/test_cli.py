@@ -652,6 +652,54 @@ def test_a_fault_of_the_program_is_a_sentence_and_a_report(tmp_path: Path) -> No
     assert "TypeError" in Path(report[1]).read_text(encoding="utf-8")
 
 
+# --- verify -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_result_is_verified_and_made_again(run: Run, models: Path, patient: Path, tmp_path: Path) -> None:
+    run("segment", patient, "--out", tmp_path / "out", "--table")
+    ran = run("verify", tmp_path / "out" / "anna_seg.nii.gz", "--again")
+    assert (ran.code, ran.err) == (0, "")
+    lines = ran.out.splitlines()
+    assert lines[0] == (
+        "anna_seg.nii.gz: Everything that was recorded is unchanged. Segmented again, it comes out the same."
+    )
+    assert "  Unchanged     T2 is unchanged: anna_t2.nii.gz." in lines
+    everything = run("verify", tmp_path / "out", "--json")
+    assert everything.code == 0
+    names = [Path(one["path"]).name for one in everything.answer["verified"]]
+    assert names == ["anna_seg.json", "anna_table.csv.json", "anna_table.json.json"]
+
+
+def test_a_changed_scan_and_a_missing_one_end_with_2(run: Run, models: Path, patient: Path, tmp_path: Path) -> None:
+    run("segment", patient, "--out", tmp_path / "out")
+    mask, scan = tmp_path / "out" / "anna_seg.nii.gz", patient / "anna_t2.nii.gz"
+    away = tmp_path / "far" / "away"
+    away.mkdir(parents=True)
+    scan.rename(away / scan.name)
+    ran = run("verify", mask)
+    assert ran.code == 2
+    assert (
+        "  Missing       T2 was not found near the result; say which folder the scans are in." in ran.out.splitlines()
+    )
+    assert ran.sentences == ["Say where the scans are with --inputs and their folder."]
+    assert run("verify", mask, "--inputs", tmp_path / "far").code == 0
+    phantoms.write_volume(away / scan.name, phantoms.head(phantoms.grid("LPS"), FLAIR))
+    ran = run("verify", mask, "--inputs", tmp_path / "far", "--again", "--json")
+    assert ran.code == 2
+    [report] = ran.answer["verified"]
+    assert report["ok"] is False
+    assert {item["what"]: item["state"] for item in report["items"]}["t2"] == "changed"
+
+
+def test_what_cannot_be_verified_is_one_sentence(run: Run, models: Path, patient: Path, tmp_path: Path) -> None:
+    ran = run("verify", patient / "anna_t2.nii.gz")
+    assert ran.code == 2
+    [sentence] = ran.sentences
+    assert sentence.startswith("Nothing beside anna_t2.nii.gz says how it came about")
+    assert run("verify", tmp_path / "nothing").code == 2
+    assert run("verify", patient, "--inputs", tmp_path / "nothing").code == 2
+
+
 def test_models_are_listed_with_what_was_measured(run: Run, models: Path) -> None:
     ran = run("models")
     assert (ran.code, ran.err) == (0, "")
