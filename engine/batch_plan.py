@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from engine.sequences import SubjectFiles
 from engine.volume import Sequence, in_words
 from engine.workshop import Workshop
 
-_DEPTH = 4
+_DEPTH = 7
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,8 +194,8 @@ def plan(paths: Iterable[Path], settings: Settings | None = None, progress: Prog
     """Find the patients in folders and files.
 
     NIfTI is found as `engine.sequences.find_cohort` finds it, with the ground truths; DICOM wherever a folder holds no
-    NIfTI, a patient and day each. A patient of a DICOM export is called as the export's folder is, or by a number where
-    the folder is called as the person is.
+    NIfTI, a patient and day each. A patient of a DICOM export is called as the highest folder with nobody else in it
+    is, or by a number where that folder is called as the person is.
 
     Args:
         paths: Folders however deep, files of one patient, DICOM archives.
@@ -211,7 +212,7 @@ def plan(paths: Iterable[Path], settings: Settings | None = None, progress: Prog
     found: list[Patient] = []
     problems: list[UserError] = []
     loose: list[Path] = []
-    exports: list[Path] = []
+    exports: list[tuple[Path, Path]] = []
     for path in dict.fromkeys(Path(path).absolute() for path in paths):
         if os.path.isdir(path):
             progress.update(0.0, f"looking through {shown(path)}")
@@ -220,11 +221,11 @@ def plan(paths: Iterable[Path], settings: Settings | None = None, progress: Prog
                 with _kept(problems, may_be_empty=bool(inside)):
                     cohort = sequences.find_cohort(path, problems, with_tests=True)
                     found += [_of_files(files) for files in cohort]
-            exports += inside
+            exports += [(path, export) for export in inside]
         elif nifti.is_nifti_name(path) or not dicom.looks_like_dicom([path]):
             loose.append(path)
         else:
-            exports.append(path)
+            exports.append((path.parent, path))
     if loose:
         with _kept(problems):
             found += [_of_files(files) for files in sequences.find_subjects(loose)]
@@ -270,7 +271,10 @@ def _of_files(files: SubjectFiles) -> Patient:
 
 
 def _divided(folder: Path, progress: Progress, depth: int = _DEPTH) -> tuple[bool, list[Path]]:
-    """Whether a folder holds NIfTI, and the folders and archives in it that hold DICOM and no NIfTI."""
+    """Whether a folder holds NIfTI, and the folders and archives in it with DICOM: the highest with files of their own.
+
+    Where NIfTI and DICOM lie in one folder, the DICOM there is left alone, as `segment` does.
+    """
     progress.check()
     try:
         with os.scandir(folder) as inside:
@@ -280,16 +284,12 @@ def _divided(folder: Path, progress: Progress, depth: int = _DEPTH) -> tuple[boo
     files = [Path(entry.path) for entry in entries if _is_file(entry)]
     folders = [Path(entry.path) for entry in entries if not _is_file(entry)]
     scans = any(nifti.is_nifti_name(file) for file in files)
-    # Below DICOM may lie more of the same, as a DICOMDIR beside its images.
     if not scans and _dicom_directly(files) and dicom.looks_like_dicom([folder]):
         return False, [folder]
     exports = [file for file in files if dicom_files.is_archive(file) and dicom_files.any_dicom(file)]
-    for child in folders:
-        if dicom.looks_like_dicom([child]):
-            exports.append(child)
-        elif depth > 0:
-            below, more = _divided(child, progress, depth - 1)
-            scans, exports = scans or below, [*exports, *more]
+    for child in folders if depth else ():
+        below, more = _divided(child, progress, depth - 1)
+        scans, exports = scans or below, [*exports, *more]
     return scans, exports
 
 
@@ -306,45 +306,61 @@ def _dicom_directly(files: list[Path]) -> bool:
     return False
 
 
-def _of_exports(exports: list[Path], problems: list[UserError], progress: Progress) -> list[Patient]:
-    """The patients of DICOM exports; series of one person and day that lie in several exports are one patient."""
-    found: list[Patient] = []
-    whose: dict[str, int] = {}
-    for number, export in enumerate(exports):
+@dataclass
+class _Scanned:
+    """A patient and day of DICOM, while folder after folder is looked through."""
+
+    exports: list[Path] = field(default_factory=list)
+    series: set[str] = field(default_factory=set)
+    sequences: set[Sequence] = field(default_factory=set)
+    doubts: list[str] = field(default_factory=list)
+    called: set[str] = field(default_factory=set)
+
+
+def _of_exports(exports: list[tuple[Path, Path]], problems: list[UserError], progress: Progress) -> list[Patient]:
+    """The patients of DICOM exports, each with the folder that was given; what belongs together is one patient."""
+    found: dict[Hashable, _Scanned] = {}
+    for number, (_, export) in enumerate(exports):
         part = progress.part(number / len(exports), (number + 1) / len(exports))
         with Workshop() as workshop, _kept(problems):
-            studies = dicom.look([export], workshop, part)
-            for place, study in enumerate(studies):
-                if study.patient and study.patient in whose:
-                    at = whose[study.patient]
-                    found[at] = _joined(found[at], export, study)
-                    continue
-                # Only in memory, and gone when the patients are found.
-                whose[study.patient or f"{export}/{place}"] = len(found)
-                found.append(_of_study(export, study, place if len(studies) > 1 else None))
-    return found
+            for study in dicom.look([export], workshop, part):
+                # Whose it is stays in memory, and is forgotten when everybody is found.
+                one = found.setdefault(dicom.whose(study), _Scanned())
+                one.exports.append(export)
+                one.series |= {series.key for series in study.series}
+                one.sequences |= set(study.chosen)
+                one.doubts += study.doubts
+                one.called |= _words(study.patient)
+    roots = {export: root for root, export in exports}
+    holds = Counter(place for one in found.values() for place in {p for e in one.exports for p in _above(e, roots[e])})
+    patients = []
+    for one in found.values():
+        shared = set.intersection(*(set(_above(export, roots[export])) for export in one.exports))
+        own = sorted((place for place in shared if holds[place] == 1), key=lambda place: len(place.parts))
+        others = sorted(shared, key=lambda place: -len(place.parts))
+        place = next(iter([*own, *others]), roots[one.exports[0]])
+        name = place.stem if place in roots and dicom_files.is_archive(place) else place.name
+        patients.append(
+            Patient(
+                name="patient" if not name or one.called & _words(name) else name,
+                exports=tuple(dict.fromkeys(one.exports)),
+                series=frozenset(one.series),
+                sequences=tuple(sequence for sequence in Sequence if sequence in one.sequences),
+                warnings=tuple(dict.fromkeys(one.doubts)) if len(one.exports) == 1 else (),
+            )
+        )
+    return patients
 
 
-def _of_study(export: Path, study: dicom.Study, place: int | None) -> Patient:
-    name = export.stem if export.is_file() else export.name
-    said = {word for word in re.split(r"[^0-9a-z]+", study.patient.casefold()) if len(word) > 2}
-    if not name or said & set(re.split(r"[^0-9a-z]+", name.casefold())):
-        name = "patient"
-    if place is not None:
-        name = f"{name}_{place + 1}"
-    keys = frozenset(series.key for series in study.series)
-    return Patient(name, None, (export,), keys, tuple(study.chosen), study.doubts)
+def _above(export: Path, root: Path) -> list[Path]:
+    """An export and the folders above it, up to the one that was given and without it, unless it is that itself."""
+    if export == root:
+        return [root]
+    return [place for place in (export, *export.parents) if root in place.parents]
 
 
-def _joined(patient: Patient, export: Path, study: dicom.Study) -> Patient:
-    both = {*patient.sequences, *study.chosen}
-    return replace(
-        patient,
-        exports=tuple(dict.fromkeys((*patient.exports, export))),
-        series=patient.series | {series.key for series in study.series},
-        sequences=tuple(sequence for sequence in Sequence if sequence in both),
-        warnings=tuple(dict.fromkeys((*patient.warnings, *study.doubts))),
-    )
+def _words(text: str) -> set[str]:
+    return {word for word in re.split(r"[^0-9a-z]+", text.casefold()) if len(word) > 2}
 
 
 def _named_apart(patients: list[Patient]) -> list[Patient]:

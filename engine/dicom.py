@@ -200,6 +200,11 @@ def look(paths: Iterable[Path], workshop: Workshop, progress: Progress) -> list[
     return sorted(studies, key=lambda study: -len(study.chosen))
 
 
+def whose(study: Study) -> Hashable:
+    """What parts of one study in several folders have in common; for comparing alone, as it tells who it is."""
+    return _whose(study.series[0].slices[0])
+
+
 def thumbnail(series: Series, size: int = 96) -> NDArray[np.uint8]:
     """The middle slice in grey, ``(h, w)``, the longer side ``size``, in true proportions.
 
