@@ -309,7 +309,9 @@ class Crew:
     @property
     def free(self) -> int:
         """See `engine.batch.Hands`."""
-        self._workers = [worker for worker in self._workers if not worker.ended]
+        for worker in [worker for worker in self._workers if worker.ended]:
+            worker.end(0.0)
+            self._workers.remove(worker)
         return self.jobs - sum(worker.patient is not None for worker in self._workers)
 
     def begin(self, patient: Patient, into: Path) -> None:
@@ -388,8 +390,10 @@ class _Worker:
             self._process.kill()
             self._process.wait()
         self._hearing.join()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            with contextlib.suppress(OSError):  # what could not be said to the dead is still waiting in it
+                stream.close()
 
     def _say(self, order: dict[str, Any]) -> None:
         assert self._process.stdin is not None
