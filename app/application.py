@@ -15,9 +15,10 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from PySide6.QtCore import QEvent, QEventLoop, QObject, QSettings, Qt, QTimer
-from PySide6.QtGui import QColor, QIcon, QPainter, QPixmap
+from PySide6.QtGui import QColor, QFileOpenEvent, QIcon, QPainter, QPixmap
 from PySide6.QtWidgets import QApplication
 
+from app import desktop
 from app.jobs import Jobs
 from app.main_window import MainWindow
 from app.session import Session, Stage
@@ -51,6 +52,8 @@ def run(paths: SequenceOf[Path], segment: bool = False) -> int:
     heartbeat = QTimer()
     heartbeat.timeout.connect(lambda: None)
     heartbeat.start(HEARTBEAT_MS)
+    opener = _Opener(window.open)
+    application.installEventFilter(opener)
     if PAINTED in os.environ:
         _tell_when_painted(window, Path(os.environ[PAINTED]))
     window.show()
@@ -73,6 +76,7 @@ def run(paths: SequenceOf[Path], segment: bool = False) -> int:
         return 130 if interrupts else code
     finally:
         heartbeat.stop()
+        application.removeEventFilter(opener)
         sys.excepthook = previous
         window.jobs.close()
 
@@ -174,6 +178,9 @@ def make_application() -> QApplication:
     application.setApplicationDisplayName("Gliascope")
     application.setStyle("Fusion")
     application.setWindowIcon(_window_icon())
+    if sys.platform.startswith("linux") and desktop.entry().exists():
+        # What Wayland finds a window's icon by; without an entry of that name it would only complain.
+        application.setDesktopFileName(desktop.NAME)
     return application
 
 
@@ -186,6 +193,24 @@ def make_window(settings: Settings) -> MainWindow:
     for part in (theme, model, jobs, session):
         part.setParent(window)
     return window
+
+
+class _Opener(QObject):
+    """Opens what is double-clicked on macOS, which tells a program of it in an event rather than a word.
+
+    Args:
+        act: Called with the file, as a list of one.
+    """
+
+    def __init__(self, act: Callable[[list[Path]], object]) -> None:
+        super().__init__()
+        self._act = act
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        if isinstance(event, QFileOpenEvent) and event.file():
+            self._act([Path(event.file())])
+            return True
+        return False
 
 
 class _FirstPicture(QObject):
@@ -280,16 +305,21 @@ def _report_to(window: MainWindow) -> Callable[[type[BaseException], BaseExcepti
 def _window_icon() -> QIcon:
     icon = QIcon()
     for size in (16, 24, 32, 48, 64, 128, 256):
-        picture = QPixmap(size, size)
-        picture.fill(Qt.GlobalColor.transparent)
-        painter = QPainter(picture)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(QColor(DARK.panel))
-        painter.drawRoundedRect(0, 0, size, size, size * 0.22, size * 0.22)
-        inset = size * 0.16
-        box = picture.rect().toRectF().adjusted(inset * 1.25, inset, -inset * 1.25, -inset)
-        draw_emblem(painter, box, QColor(DARK.text), QColor(blend(DARK.secondary, DARK.panel, 0.7)))
-        painter.end()
-        icon.addPixmap(picture)
+        icon.addPixmap(draw_mark(size))
     return icon
+
+
+def draw_mark(size: int) -> QPixmap:
+    """The app's own mark, a square with so many pixels a side."""
+    picture = QPixmap(size, size)
+    picture.fill(Qt.GlobalColor.transparent)
+    painter = QPainter(picture)
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    painter.setPen(Qt.PenStyle.NoPen)
+    painter.setBrush(QColor(DARK.panel))
+    painter.drawRoundedRect(0, 0, size, size, size * 0.22, size * 0.22)
+    inset = size * 0.16
+    box = picture.rect().toRectF().adjusted(inset * 1.25, inset, -inset * 1.25, -inset)
+    draw_emblem(painter, box, QColor(DARK.text), QColor(blend(DARK.secondary, DARK.panel, 0.7)))
+    painter.end()
+    return picture

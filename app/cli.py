@@ -682,6 +682,21 @@ def self_test(
     return 0 if all(check.passed for check in checks) else 2
 
 
+@gliascope.command("desktop")
+def desktop_entry(
+    remove: Annotated[bool, typer.Option("--remove", help="Take it away again.")] = False,
+) -> int:
+    """Put Gliascope into the menu of a Linux desktop, and let it open .nii, .nii.gz and .gliascope files."""
+    from app import desktop
+
+    if remove:
+        there = desktop.remove()
+        typer.echo("Gliascope is no longer in the menu." if there else "Gliascope was not in the menu.")
+    else:
+        typer.echo(f"Gliascope is in the menu now: {desktop.install()}")
+    return 0
+
+
 @gliascope.command("train")
 def train(
     config: Annotated[

