@@ -6,7 +6,6 @@ Then each model is tried by itself, and two steps of training are taken by the p
 
 from __future__ import annotations
 
-import json
 import math
 import subprocess
 import sys
@@ -20,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from engine import export, inference, metrics, nifti, registry, runtime, sequences
+from engine import export, inference, metrics, nifti, provenance, registry, runtime, sequences
 from engine.errors import BadModel, UserError
-from engine.model_card import WEIGHTS, ModelCard, Role, sha256
+from engine.model_card import WEIGHTS, ModelCard, Role
 from engine.nifti import Convention
 from engine.progress import Progress
 from engine.volume import LabelMap, Sequence, Subject
@@ -147,13 +146,13 @@ def _try_window(demo: Path, on_screen: bool, found: Callable[[Check], None]) -> 
         except UserError as error:
             failed(str(error))
         else:
-            found(_try("Verified what was saved", lambda: _verify(rendered.mask, rendered.sidecar)))
+            found(_try("Verified what was saved", lambda: _verify(rendered.mask, demo)))
 
 
-def _verify(mask: Path, sidecar: Path) -> Check:
+def _verify(mask: Path, scans: Path) -> Check:
     began = time.monotonic()
-    recorded = json.loads(sidecar.read_text(encoding="utf-8"))["mask"]["sha256"]
-    problem = "" if sha256(mask) == recorded else "The saved mask is not the one that its sidecar tells of."
+    report = provenance.verify(mask, scans)
+    problem = "" if report.ok else report.sentence
     return Check("Verified what was saved", not problem, problem, seconds=time.monotonic() - began)
 
 

@@ -32,7 +32,7 @@ HIDDEN = [
 ]
 
 # Packages asked for their version while running.
-METADATA = ["torch", "numpy"]
+METADATA = ["SimpleITK", "numpy", "openvino", "scipy", "torch"]
 
 # Modules that something names and nothing here uses.
 EXCLUDED = [
