@@ -539,6 +539,12 @@ def batch(
             "--dicom-seg", help="Of DICOM, write a DICOM segmentation too; it carries the patient's name and number."
         ),
     ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write a page of pictures, numbers and limits of each patient as PDF too.")
+    ] = False,
+    figure: Annotated[
+        bool, typer.Option("--figure", help="Write the largest slices of each patient with outlines as PNG too.")
+    ] = False,
     jobs: Annotated[
         int, typer.Option("--jobs", min=0, help="Processes side by side; one for each processor core if not given.")
     ] = 0,
@@ -560,7 +566,7 @@ def batch(
         sequences=_sequences(only) or (),
         model="" if model == "auto" else model,
         device=device,
-        wanted=Wanted(probabilities, dicom_seg, surfaces=stl, table=table),
+        wanted=Wanted(probabilities, dicom_seg, surfaces=stl, table=table, report=report, figure=figure),
         labels=_convention(labels),
     )
     with _progress("Looking for patients") as progress, _stops_on_request(progress.cancel):

@@ -27,7 +27,7 @@ from engine.progress import Progress
 if TYPE_CHECKING:
     from engine.flow import Models
 
-_CONNECT_SECONDS = 10
+_CONNECT_SECONDS = 5
 _WORKERS_SECONDS = 30
 _LOOK_SECONDS = 2.0
 _TELL_SECONDS = 0.5

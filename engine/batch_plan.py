@@ -39,7 +39,6 @@ class Settings:
         device: Where to compute.
         steps: Of the preparation.
         wanted: What is written beside masks. A DICOM segmentation is left out for patients that were no DICOM.
-        report: Whether a page in PDF is written for each patient.
         labels: What the labels of the truths mean; ``None`` where they tell it themselves.
     """
 
@@ -48,7 +47,6 @@ class Settings:
     device: Device = "auto"
     steps: pipeline.Settings = field(default_factory=pipeline.Settings)
     wanted: Wanted = field(default_factory=Wanted)
-    report: bool = False
     labels: Convention | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -64,9 +62,11 @@ class Settings:
                 "dicom_seg": self.wanted.dicom_seg,
                 "surfaces": self.wanted.surfaces,
                 "table": self.wanted.table,
+                "report": self.wanted.report,
+                "figure": self.wanted.figure,
+                "title": self.wanted.title,
                 "grid": place.value if isinstance(place, Sequence) else place,
             },
-            "report": self.report,
             "labels": self.labels.value if self.labels is not None else None,
         }
 
@@ -85,7 +85,6 @@ class Settings:
             device=record["device"],
             steps=pipeline.Settings.from_json(record["steps"]),
             wanted=Wanted(**wanted, grid=place if place in (None, WORKING) else Sequence(place)),
-            report=bool(record["report"]),
             labels=Convention(record["labels"]) if record["labels"] is not None else None,
         )
 

@@ -142,12 +142,12 @@ def test_where_nobody_is_that_is_said(tmp_path: Path) -> None:
 
 
 def test_a_plan_outlasts_its_process(cohort: Path, tmp_path: Path) -> None:
-    settings = {"sequences": (T2,), "wanted": Wanted(table=True, grid=FLAIR)}
+    settings = {"sequences": (T2,), "wanted": Wanted(table=True, report=True, grid=FLAIR)}
     made = begun(cohort, tmp_path / "out", **settings)
     read = Batch.open(tmp_path / "out")
     assert read.patients == made.patients
     assert read.settings.to_json() == made.settings.to_json()
-    assert read.settings.wanted == Wanted(table=True, grid=FLAIR)
+    assert read.settings.wanted == Wanted(table=True, report=True, grid=FLAIR)
 
 
 # --- the same as one by one -------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def test_a_plan_outlasts_its_process(cohort: Path, tmp_path: Path) -> None:
 def test_a_batch_writes_what_segment_writes(models: Path, cohort: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (cohort / "boris" / "boris_t2.nii.gz").write_bytes(b"not an image at all")
-    going = begun(cohort, out, wanted=Wanted(table=True))
+    going = begun(cohort, out, wanted=Wanted(table=True, report=True))
     told: list[Event] = []
     going.run(told.append, jobs=2)
     words = ["--model", MODEL, "--device", "cpu", "--table"]
@@ -175,6 +175,7 @@ def test_a_batch_writes_what_segment_writes(models: Path, cohort: Path, tmp_path
     assert "boris_t2.nii.gz" in boris.error
     assert anna.thumbnail is not None
     assert anna.thumbnail.read_bytes().startswith(b"\x89PNG")
+    assert anna.outputs["report"].read_bytes().startswith(b"%PDF")
     assert anna.used == (T2,)
     assert anna.sequences == (T2, FLAIR)
     assert anna.scores["whole_tumour"].dice > 0.8
