@@ -308,6 +308,7 @@ class MainWindow(QMainWindow):
             ("Save more than the masks...", "Ctrl+Alt+S", self.save_more),
             ("Save the case...", "Ctrl+Shift+S", self.save_case),
             ("Save a picture...", "Ctrl+P", self.save_picture),
+            ("Verify a result...", "Ctrl+Shift+V", self.verify),
             ("Close the patient", "Ctrl+W", self.session.close),
             (f"{TRAIN_YOUR_OWN}...", "Ctrl+T", self.show_training),
             ("Add to the training set", "", self.cases.learn_from),
@@ -602,8 +603,11 @@ class MainWindow(QMainWindow):
             segment: Start segmenting as soon as it is read; a case is shown as it was left.
         """
         cases = [path for path in paths if is_case(path)]
+        records = [path for path in paths if path.suffix == ".json" and path.is_file()]
         if cases:
             self.cases.open(cases[0])
+        elif records and len(records) == len(paths):
+            self.verify(records[0])
         else:
             self.session.open(paths, segment)
 
@@ -639,6 +643,24 @@ class MainWindow(QMainWindow):
         card = SaveCard(self.theme, self._surface, session.worked, bool(segmentation.probabilities))
         card.accepted.connect(self.save)
         self._show(card)
+
+    def verify(self, path: Path | None = None) -> None:
+        """Compare a saved result with its record: the one on the desk, if it was saved, or another.
+
+        Args:
+            path: An output or its record.
+        """
+        from app.verify_card import VerifyCard  # with what reads files; a window on its way up needs none of that
+
+        session = self.session
+        card = VerifyCard(self.theme, self._surface, self.jobs, Path(self._last_folder()))
+        card.failed.connect(lambda error: session.fail(error, "Verifying stopped"))
+        self._show(card)
+        if path is not None:
+            card.verify(path)
+        elif session.saved is not None and session.saved.mask.is_file():
+            source = session.studies.source if session.studies is not None else ()
+            card.verify(session.saved.mask, [*source, *([session.folder] if session.folder is not None else [])])
 
     def save_case(self) -> None:
         """Choose where to, then write everything that is needed to go on later."""

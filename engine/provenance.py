@@ -598,11 +598,10 @@ class _Scans:
         self.beside = beside
         self.places = places
         self.workshop = workshop
-        told = record.get("inputs")
+        inputs = record.get("inputs")
+        told = inputs if isinstance(inputs, Mapping) else {}
         self.told: dict[Sequence, Mapping[str, Any]] = {
-            Sequence(key): one
-            for key, one in (told.items() if isinstance(told, Mapping) else ())
-            if key in tuple(Sequence) and isinstance(one, Mapping)
+            s: told[s.value] for s in Sequence if isinstance(told.get(s.value), Mapping)
         }
         self.files: dict[Sequence, Path] = {}
         self.series: dict[Sequence, Any] = {}
@@ -683,7 +682,7 @@ class _Scans:
         if len(in_place) == 1:
             sentence = f"{shown(in_place[0])} is not the {sequence.title} that was segmented: its content is another."
             return Checked(sequence.value, State.CHANGED, sentence)
-        where = "in the folder that was named" if self.places else "near the result; say which folder the scans are in"
+        where = "in the folder that was named" if self.places else "near the result"
         return Checked(sequence.value, State.MISSING, f"{sequence.title} was not found {where}.")
 
     def _find_series(self, told: Mapping[Sequence, Mapping[str, Any]], progress: Progress) -> dict[Sequence, Checked]:
@@ -700,7 +699,7 @@ class _Scans:
             progress.update(0.5 + 0.5 * number / len(told), f"looking at the images of {sequence.title}")
             series = by_key.get(str(one.get("key")))
             if series is None:
-                where = "in the folder that was named" if self.places else "near the result; say which folder it is in"
+                where = "in the folder that was named" if self.places else "near the result"
                 sentence = f"The DICOM series of {sequence.title} was not found {where}."
                 said[sequence] = Checked(sequence.value, State.MISSING, sentence)
                 continue

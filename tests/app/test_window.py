@@ -744,7 +744,7 @@ def test_more_than_the_masks_is_saved_when_it_is_ticked(segmented, qtbot, tmp_pa
     probabilities = {"whole_tumour_probseg.nii.gz", "tumour_core_probseg.nii.gz"}
     assert names == {"seg.nii.gz", "table.csv", "whole_tumour.stl", "tumour_core.stl", *probabilities}
 
-    # What is in the way is told, and the masks are saved all the same.
+    # What is in the way is told, and nothing is replaced.
     (out / "patient_table.csv").write_text("mine")
     segmented.menu_actions["Save more than the masks"].trigger()
     [card] = [card for card in segmented.findChildren(SaveCard) if card.isVisible()]

@@ -217,7 +217,7 @@ def test_a_missing_scan_is_asked_for_and_found_where_one_says(mask: Path, patien
     assert not report.ok
     assert report.lacks_scans
     assert states(report)["flair"] == "missing"
-    assert sentence(report, "flair") == "FLAIR was not found near the result; say which folder the scans are in."
+    assert sentence(report, "flair") == "FLAIR was not found near the result."
     report = verify(mask, [patient, tmp_path / "archive"], again=True)
     assert report.ok
     assert sentence(report, "flair") == "FLAIR is unchanged: renamed.nii.gz."
