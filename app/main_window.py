@@ -191,6 +191,7 @@ class MainWindow(QMainWindow):
         self.welcome.demo.connect(lambda: session.open_demo())
         self.layers.browse.connect(self.browse_more)
         self.result.save.connect(lambda: self.save())
+        self.result.report.connect(self.save_report)
         self.surface.failed.connect(session.fail)
         session.patient_changed.connect(self._update)
         session.stage_changed.connect(self._update)
@@ -306,6 +307,7 @@ class MainWindow(QMainWindow):
             ("Demo patient", "Ctrl+D", lambda: self.session.open_demo()),
             ("Save...", "Ctrl+S", self.save),
             ("Save more than the masks...", "Ctrl+Alt+S", self.save_more),
+            ("Report and figure sheet...", "Ctrl+R", self.save_report),
             ("Save the case...", "Ctrl+Shift+S", self.save_case),
             ("Save a picture...", "Ctrl+P", self.save_picture),
             ("Verify a result...", "Ctrl+Shift+V", self.verify),
@@ -632,7 +634,11 @@ class MainWindow(QMainWindow):
         if name:
             self.session.save(Path(name), wanted)
 
-    def save_more(self) -> None:
+    def save_report(self) -> None:
+        """Choose a heading of report and figure sheet, then where to save them with the masks."""
+        self.save_more(report=True)
+
+    def save_more(self, report: bool = False) -> None:
         """Choose what to save beside the masks, then where to."""
         session = self.session
         if session.result is None or session.worked is None or session.stage is not Stage.DONE:
@@ -640,7 +646,8 @@ class MainWindow(QMainWindow):
         from app.save_card import SaveCard  # with what it writes to files; a window on its way up needs none of that
 
         segmentation = session.result.segmentation
-        card = SaveCard(self.theme, self._surface, session.worked, bool(segmentation.probabilities))
+        has_probabilities = bool(segmentation.probabilities)
+        card = SaveCard(self.theme, self._surface, session.worked, has_probabilities, self.model.look, report)
         card.accepted.connect(self.save)
         self._show(card)
 
@@ -1072,6 +1079,7 @@ class MainWindow(QMainWindow):
         for name, possible, why in (
             ("Save", session.stage is Stage.DONE, "There is no mask yet. Segment first."),
             ("Save more than the masks", session.stage is Stage.DONE, "There is no mask yet. Segment first."),
+            ("Report and figure sheet", session.stage is Stage.DONE, "There is no mask yet. Segment first."),
             ("Save the case", not self.cases.why_not, self.cases.why_not),
             ("Save a picture", bool(session.name), "No patient is open."),
             ("Close the patient", bool(session.name), "No patient is open."),

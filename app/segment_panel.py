@@ -152,9 +152,11 @@ class ResultPanel(Section):
 
     Signals:
         save: The user wants to save.
+        report: The user wants a report.
     """
 
     save = Signal()
+    report = Signal()
 
     def __init__(self, theme: Theme, model: ViewerModel, session: Session) -> None:
         super().__init__("RESULT")
@@ -240,7 +242,15 @@ class ResultPanel(Section):
         self.save_button = push("Save", "primary", "Save the mask and a record of how it was made (Ctrl+S)")
         self.save_button.clicked.connect(self.save)
         self.save_button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        rest.addWidget(self.save_button)
+        self.report_button = push(
+            "Report", "", "A page of pictures and numbers to file, and a figure for print (Ctrl+R)"
+        )
+        self.report_button.clicked.connect(self.report)
+        self.report_button.setSizePolicy(QSizePolicy.Policy.Minimum, QSizePolicy.Policy.Ignored)  # as high as Save
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.save_button, 1)
+        buttons.addWidget(self.report_button)
+        rest.addLayout(buttons)
         self._tick = IconLabel(theme, "check-circle")
         self.saved = label("", "small", wrap=True)
         done = QHBoxLayout()
@@ -253,6 +263,7 @@ class ResultPanel(Section):
 
         session.result_changed.connect(self._update)
         session.saved_changed.connect(self._update)
+        session.saving_changed.connect(self._update)
         session.stage_changed.connect(self._update)
         model.overlay_changed.connect(self._update_look)
         self._update()
@@ -269,7 +280,8 @@ class ResultPanel(Section):
             return
         self.show_volumes(result.segmentation.volumes_ml, result.segmentation.intervals_ml)
         self.go_button.setEnabled(result.mask.largest is not None)
-        self.save_button.setEnabled(self._session.stage is Stage.DONE)
+        for button in (self.save_button, self.report_button):
+            button.setEnabled(self._session.stage is Stage.DONE)
         lines = []
         if saved is not None:
             beside = ", ".join(path.name for path in saved.more.values())
@@ -279,10 +291,11 @@ class ResultPanel(Section):
                 *([f"Beside it: {beside}."] if beside else []),
                 *saved.notes,
             ]
-        self.saved.setText("\n".join(lines))
-        self.saved.setToolTip(str(saved.mask) if saved is not None else "")
-        for part in (self._tick, self.saved):
-            part.setVisible(saved is not None)
+        saving = self._session.saving
+        self.saved.setText(saving or "\n".join(lines))
+        self.saved.setToolTip(str(saved.mask) if saved is not None and not saving else "")
+        self._tick.setVisible(saved is not None and not saving)
+        self.saved.setVisible(bool(self.saved.text()))
         above = {doubt.sentence for doubt in self._session.doubts}
         notes = [note for note in result.segmentation.notes if note not in above]
         self.notes.setText(" ".join(filter(None, (result.segmentation.edited_words, *notes))))

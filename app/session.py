@@ -152,6 +152,7 @@ class _Desk:
     result: Result | None = None
     unread: _Unread | None = None
     saved: Saved | None = None
+    saving: str = ""
     written: set[str] = field(default_factory=set)
 
 
@@ -164,6 +165,7 @@ class Session(Teller):
         progressed: Fraction 0..1, what is being done, and seconds left or None.
         result_changed: There is a result, or none.
         saved_changed: The result lies in a file now, or no longer does.
+        saving_changed: Something else is being written, or nothing.
         prepared_changed: Another step of the preparation was done, or undone.
         series_wanted: Which series are to be opened must be chosen: `Studies`.
     """
@@ -173,6 +175,7 @@ class Session(Teller):
     progressed = Signal(float, str, object)
     result_changed = Signal()
     saved_changed = Signal()
+    saving_changed = Signal()
     prepared_changed = Signal()
     series_wanted = Signal(object)
 
@@ -280,6 +283,11 @@ class Session(Teller):
     def result(self) -> Result | None:
         """The last result for this patient."""
         return self._desk.result
+
+    @property
+    def saving(self) -> str:
+        """What is being written, in words; empty where nothing is."""
+        return self._desk.saving
 
     @property
     def saved(self) -> Saved | None:
@@ -885,7 +893,16 @@ class Session(Teller):
         self._tell(None)
         result = desk.result
 
+        def tell(words: str) -> None:
+            desk.saving = words
+            self.saving_changed.emit()
+
+        def failed(error: Exception) -> None:
+            tell("")
+            self.fail(error, "Saving stopped")
+
         def saved(value: Saved) -> None:
+            tell("")
             desk.written.add(value.sha256)
             if desk.result is None or desk.result.segmentation is not result.segmentation:
                 return  # it was segmented again or corrected meanwhile, and that result lies nowhere yet
@@ -902,9 +919,11 @@ class Session(Teller):
             frozenset(desk.written),
             wanted,
             on_finished=saved,
-            on_failed=lambda error: self.fail(error, "Saving stopped"),
+            on_failed=failed,
+            on_progress=lambda fraction, message: tell(f"Saving: {message}"),
             topic="save",
         )
+        tell("Saving: the masks")
 
     def _not_opened(self, error: Exception) -> None:
         self._segment_next = False

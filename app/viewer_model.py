@@ -26,6 +26,7 @@ from engine.volume import TUMOUR_CORE, Box, FloatArray, LabelMap, Sequence, Volu
 
 if TYPE_CHECKING:
     from engine.diameters import Diameters
+    from engine.figures import Look
 
 LayerKey = Sequence | Path
 
@@ -539,6 +540,14 @@ class ViewerModel(QObject):
     def window_of(self, key: LayerKey) -> Window:
         """Window and level of any layer."""
         return self._windows[key]
+
+    @property
+    def look(self) -> Look:
+        """Sides and brightness of the views, for pictures that look as they do."""
+        from engine.figures import Look
+
+        windows = {key: window for key, window in self._windows.items() if isinstance(key, Sequence)}
+        return Look(self.radiological, self.nose_left, windows)
 
     def set_window(self, window: Window, key: LayerKey | None = None) -> None:
         """Change window and level of a layer; of the displayed one when none is named."""

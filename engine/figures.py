@@ -590,12 +590,21 @@ def font(medium: bool = False) -> bytes:
     with TTFont(
         FONTS / f"Inter-{'Medium' if medium else 'Regular'}.otf", lazy=True, recalcBBoxes=False, recalcTimestamp=False
     ) as found:
-        names = set(found.getGlyphOrder())
+        rules = found["GSUB"].table
+        numbers = {
+            number
+            for record in rules.FeatureList.FeatureRecord
+            if record.FeatureTag == "tnum"
+            for number in record.Feature.LookupListIndex
+        }
+        # Substitutions of one letter by one, some of them wrapped so that they may lie far off in the file.
+        parts = [part for number in sorted(numbers) for part in rules.LookupList.Lookup[number].SubTable]
+        instead = [getattr(getattr(part, "ExtSubTable", part), "mapping", {}) for part in parts]
         for table in found["cmap"].tables:
-            for digit in "0123456789":
-                name = table.cmap.get(ord(digit))
-                if f"{name}.tf" in names:
-                    table.cmap[ord(digit)] = f"{name}.tf"
+            for mapping in instead:
+                for digit in "0123456789":
+                    name = table.cmap.get(ord(digit))
+                    table.cmap[ord(digit)] = mapping.get(name, name)
         made = io.BytesIO()
         found.save(made, reorderTables=False)
     return made.getvalue()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pypdf import PdfReader
 from PySide6.QtCore import QEvent, QPoint, QPointF, Qt
 from PySide6.QtGui import QMouseEvent, QWheelEvent
 from PySide6.QtWidgets import (
@@ -753,3 +754,38 @@ def test_more_than_the_masks_is_saved_when_it_is_ticked(segmented, qtbot, tmp_pa
     qtbot.waitUntil(lambda: segmented.session.problem is not None, timeout=60_000)
     assert "patient_table.csv is there already" in str(segmented.session.problem)
     assert (out / "patient_table.csv").read_text() == "mine"
+
+
+def test_a_report_with_a_heading_looks_as_the_views_do(segmented, qtbot, tmp_path, monkeypatch):
+    out = tmp_path / "filed"
+    out.mkdir()
+    choose_folder(monkeypatch, out)
+    segmented.model.set_radiological(False)
+    qtbot.mouseClick(segmented.result.report_button, LEFT)
+    card = segmented.findChild(SaveCard)
+    assert card.report.isChecked()
+    assert card.figure.isChecked()
+    qtbot.keyClicks(card.title, "Study 0417")
+    told = []
+    segmented.session.saving_changed.connect(lambda: told.append(segmented.result.saved.text()))
+    qtbot.mouseClick(card.go_on, LEFT)
+    qtbot.waitUntil(lambda: "patient_report.pdf" in segmented.result.saved.text(), timeout=60_000)
+    assert told[0] == "Saving: the masks"
+    assert "Saving: writing the report" in told
+    names = {path.name for path in out.iterdir() if path.suffix != ".json"}
+    assert names == {"patient_seg.nii.gz", "patient_report.pdf", "patient_figure.png"}
+    [page] = PdfReader(out / "patient_report.pdf").pages
+    words = page.extract_text()
+    assert "Study 0417" in words
+    assert "Neurological: the patient's left is on the left" in words
+    assert "Saving" not in segmented.result.saved.text()
+
+
+def test_a_heading_needs_something_to_stand_on(segmented, qtbot):
+    segmented.menu_actions["Save more than the masks"].trigger()
+    card = segmented.findChild(SaveCard)
+    assert not card.report.isChecked()
+    assert not card.title.isEnabled()
+    assert card.title.toolTip() == "Tick Report or Figure sheet first."
+    qtbot.mouseClick(card.report, LEFT, pos=QPoint(8, card.report.height() // 2))
+    assert card.title.isEnabled()
