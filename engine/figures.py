@@ -8,7 +8,6 @@ corner of them lies on the mask's border. No crosshair, no name, no path.
 
 from __future__ import annotations
 
-import io
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -582,46 +581,23 @@ def _part_of(
 # --- words ------------------------------------------------------------------------------------------------------------
 
 
-@cache
-def font(medium: bool = False) -> bytes:
-    """The app's font as a file, with figures of one width, so that numbers in a column stand under each other."""
-    from fontTools.ttLib import TTFont
-
-    with TTFont(
-        FONTS / f"Inter-{'Medium' if medium else 'Regular'}.otf", lazy=True, recalcBBoxes=False, recalcTimestamp=False
-    ) as found:
-        rules = found["GSUB"].table
-        numbers = {
-            number
-            for record in rules.FeatureList.FeatureRecord
-            if record.FeatureTag == "tnum"
-            for number in record.Feature.LookupListIndex
-        }
-        # Substitutions of one letter by one, some of them wrapped so that they may lie far off in the file.
-        parts = [part for number in sorted(numbers) for part in rules.LookupList.Lookup[number].SubTable]
-        instead = [getattr(getattr(part, "ExtSubTable", part), "mapping", {}) for part in parts]
-        for table in found["cmap"].tables:
-            for mapping in instead:
-                for digit in "0123456789":
-                    name = table.cmap.get(ord(digit))
-                    table.cmap[ord(digit)] = mapping.get(name, name)
-        made = io.BytesIO()
-        found.save(made, reorderTables=False)
-    return made.getvalue()
+def font(medium: bool = False) -> Path:
+    """The app's font for paper, made by ``scripts/print_fonts.py``: all digits have one width, so columns line up."""
+    return FONTS / f"Inter-{'Medium' if medium else 'Regular'}-Print.ttf"
 
 
 @cache
 def _sized(pixels: float, medium: bool) -> ImageFont.FreeTypeFont:
     from PIL import ImageFont
 
-    return ImageFont.truetype(io.BytesIO(font(medium)), pixels, layout_engine=ImageFont.Layout.BASIC)
+    return ImageFont.truetype(font(medium), pixels, layout_engine=ImageFont.Layout.BASIC)
 
 
 @cache
 def _letters() -> frozenset[int]:
     from fontTools.ttLib import TTFont
 
-    with TTFont(FONTS / "Inter-Regular.otf", lazy=True) as found:
+    with TTFont(font(), lazy=True) as found:
         return frozenset(found.getBestCmap())
 
 

@@ -12,7 +12,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -143,8 +142,11 @@ class Curve:
         colour: Of line and points.
         x: Where they lie, rising; days, for dates.
         y: The values.
-        low: The lower ends of their intervals; ``None`` where there is none.
+        low: The lower ends of their intervals; ``None`` where there is none, empty where no value has one.
         high: The upper ends.
+
+    Raises:
+        ValueError: Some are more than others.
     """
 
     title: str
@@ -153,6 +155,17 @@ class Curve:
     y: tuple[float, ...]
     low: tuple[float | None, ...] = ()
     high: tuple[float | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        count = len(self.x)
+        if len(self.y) != count or {len(self.low), len(self.high)} not in ({0}, {count}):
+            raise ValueError("a curve has not as many values as places, or not as many ends of intervals")
+
+    @property
+    def intervals(self) -> tuple[tuple[float, float, float], ...]:
+        """Where there is an interval: its place, its lower and its upper end."""
+        ends = zip(self.x, self.low, self.high, strict=True) if self.low else ()
+        return tuple((x, low, high) for x, low, high in ends if low is not None and high is not None)
 
 
 @dataclass(frozen=True)
@@ -262,7 +275,7 @@ def content(
         scene=scene or Scene(dict(worked.shown), segmentation.label_map),
         measured=measure(segmentation),
         record=record,
-        accuracy=_accuracy(segmentation.card, segmentation.used),
+        accuracy=accuracy(segmentation.card, segmentation.used),
         made=made or _made(record),
         title=title,
         extra=extra,
@@ -295,7 +308,8 @@ def write(wanted: Content, path: Path) -> Path:
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
-def _accuracy(card: ModelCard, used: tuple[MriSequence, ...]) -> tuple[str, ...]:
+def accuracy(card: ModelCard, used: tuple[MriSequence, ...]) -> tuple[str, ...]:
+    """What a model was measured to reach with these sequences, in sentences; empty where nobody measured it."""
     scores, evaluation, calibration = card.scores(used), card.evaluation, card.calibrated(used)
     said = []
     if scores is not None and evaluation is not None:
@@ -702,11 +716,10 @@ def _plot(canvas: Canvas, plot: Plot, y: float) -> None:
         canvas.lines((np.array([[here, lower], [here, lower + 1.0]]),), FAINT, 0.5)
         canvas.words(here, lower + 4.4, words, _TABLE_PT, INK, "centre")
     for curve in plot.curves:
-        for value, low, high in zip(curve.x, curve.low, curve.high, strict=True):
-            if low is not None and high is not None:
-                bottom, above = at(value, low), at(value, high)
-                caps = [np.array([[end[0] - 0.9, end[1]], [end[0] + 0.9, end[1]]]) for end in (bottom, above)]
-                canvas.lines((np.array([bottom, above]), *caps), curve.colour, 0.7)
+        for value, low, high in curve.intervals:
+            bottom, above = at(value, low), at(value, high)
+            caps = [np.array([[end[0] - 0.9, end[1]], [end[0] + 0.9, end[1]]]) for end in (bottom, above)]
+            canvas.lines((np.array([bottom, above]), *caps), curve.colour, 0.7)
         points = np.array([at(value, amount) for value, amount in zip(curve.x, curve.y, strict=True)])
         if len(points) > 1:
             canvas.lines((points,), curve.colour, 1.3)
@@ -764,11 +777,9 @@ def _pdf(wanted: Content) -> bytes:
     pdf.set_subject(RESEARCH_USE)
     pdf.set_creator(_maker(wanted))
     pdf.set_lang("en-GB")
-    with TemporaryDirectory(prefix="gliascope-") as folder:
+    try:
         for style, medium in (("", False), ("B", True)):
-            file = Path(folder) / f"Inter-{'Medium' if medium else 'Regular'}.otf"
-            file.write_bytes(font(medium))
-            pdf.add_font("Inter", style, file)
+            pdf.add_font("Inter", style, font(medium))
         page = _Page(pdf)
         for number, blocks in enumerate(pages, 1):
             pdf.add_page()
@@ -780,11 +791,11 @@ def _pdf(wanted: Content) -> bytes:
                 block.paint(page, y)
                 y += block.height
             _foot(page, wanted, number, len(pages))
-        data = bytes(pdf.output())
+        return bytes(pdf.output())
+    finally:
         for embedded in pdf.fonts.values():
             if isinstance(embedded, TTFFont):
                 embedded.close()
-    return data
 
 
 def _go_on(canvas: Canvas, wanted: Content) -> None:
