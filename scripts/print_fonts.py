@@ -1,8 +1,9 @@
 """Make the fonts of reports and figures from those of the window: ``python scripts/print_fonts.py``.
 
-A page of PDF embeds TrueType outlines, which every reader takes, and the fonts of the window have PostScript ones. Numbers
-on paper stand in columns, so all digits get the same width. Latin, Greek and Cyrillic letters and signs are kept. Outlines
-are within a thousandth of the height of a letter of those they come from. The same fonts give the same bytes.
+A page of PDF embeds TrueType outlines, which every reader takes, and the fonts of the window have PostScript ones.
+Numbers on paper stand in columns, so all digits get the same width. Latin, Greek and Cyrillic letters and signs are
+kept. Outlines are within a thousandth of the height of a letter of those they come from. The same fonts give the same
+bytes.
 """
 
 from __future__ import annotations
