@@ -380,6 +380,46 @@ def _difference(own: LabelArray, other: LabelArray, pixels: _Pixels) -> NDArray[
     return painted
 
 
+class ChangeLayer:
+    """Where a region grew, shrank or stayed since an earlier date: solid, hatched, and an outline.
+
+    Attributes:
+        change: The map that is drawn; None for nothing.
+        colours: Of each of its labels; those left out are not drawn.
+        hatched: Labels drawn as stripes, so that colour is not the only cue.
+        outlined: Labels of which the outline alone is drawn.
+    """
+
+    def __init__(self) -> None:
+        self.change: LabelMap | None = None
+        self.colours: dict[int, str] = {}
+        self.hatched: frozenset[int] = frozenset()
+        self.outlined: frozenset[int] = frozenset()
+
+    def paint(self, painter: QPainter, frame: Frame) -> None:
+        """Draw the map over the slice."""
+        if self.change is None or not frame.model.overlay.visible:
+            return
+        picture: LabelArray = np.ascontiguousarray(frame.slice_of(self.change.data, self.change.grid))
+        box = _box([picture])
+        pixels = _Pixels.of(frame, picture.shape, box) if box is not None else None
+        if pixels is None:
+            return
+        labels = pixels.of_picture(picture)
+        painted = np.zeros(labels.shape, np.uint32)
+        strength = round(255 * min(1.0, frame.model.overlay.opacity + 0.3))
+        rim = max(1, round(OUTLINE_PX * frame.ratio))
+        for label, colour in self.colours.items():
+            inside = labels == label
+            full, faint, line = _premultiplied([_argb(QColor(colour), alpha) for alpha in (strength, 70, 255)])
+            if label not in self.outlined:
+                painted[inside] = faint if label in self.hatched else full
+                if label in self.hatched:
+                    painted[inside & pixels.hatching] = full
+            painted[edge(inside, rim)] = line
+        pixels.draw(painter, painted, frame.ratio)
+
+
 class MarksLayer:
     """The crosshair, letters, the line of text, the scale bar, and a map's key."""
 

@@ -177,6 +177,20 @@ class Change:
         """What is and was tumour."""
         return self.ml(STABLE)
 
+    def largest_place(self) -> NDArray[np.float64] | None:
+        """World position ``(3,)`` in mm where most changed on a slice across the head; None where nothing did."""
+        changed = (self.labels.data == GROWN) | (self.labels.data == SHRUNK)
+        axis = self.labels.grid.nearest_axes()[0].index(2)
+        slices = np.moveaxis(changed, axis, 0)
+        counts = np.count_nonzero(slices, axis=(1, 2))
+        if not counts.any():
+            return None
+        index = int(np.argmax(counts))
+        inside = np.argwhere(slices[index])
+        nearest = inside[np.argmin(((inside - inside.mean(axis=0)) ** 2).sum(axis=1))]
+        place: NDArray[np.float64] = self.labels.grid.to_world(np.insert(nearest, axis, index)[None])[0]
+        return place
+
 
 @dataclass(frozen=True, eq=False)
 class New:

@@ -201,9 +201,8 @@ def _made_from(record: Mapping[str, Any], scans: flow.Scans) -> bool:
     """Whether a result was made from these very files, told by their content."""
     with suppress(KeyError, TypeError, ValueError, OSError):
         used = [Sequence(name) for name in record["sequences"]["used"]]
-        here = {s: volume.source for s, volume in scans.volumes.items()}
-        told = {s: record["inputs"][s.value]["sha256"] for s in used}
-        return all((source := here.get(s)) is not None and told[s] == sha256(source) for s in used)
+        here = {s: volume.origin.sha256 for s, volume in scans.volumes.items() if volume.origin is not None}
+        return all(s in here and record["inputs"][s.value]["sha256"] == here[s] for s in used)
     return False
 
 
