@@ -294,21 +294,26 @@ class DropTargets(QWidget):
         super().__init__(window)
         self._theme = theme
         self._split = 0
-        self._on_panel = False
-        self._name = self._new = ""
+        self._on_panel = self._on_date = False
+        self._name = self._new = self._date = ""
         self.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
         self.hide()
 
-    def show_over(self, area: QWidget, split: int, name: str, new: str = "Open as a new patient") -> None:
-        """Cover ``area``; left of ``split`` pixels files are added to ``name``, right of it ``new`` happens."""
+    def show_over(
+        self, area: QWidget, split: int, name: str, new: str = "Open as a new patient", date: str = ""
+    ) -> None:
+        """Cover ``area``; left of ``split`` pixels files are added to ``name``, right of it ``new`` happens.
+
+        With ``date``, that happens in the lowest third of the right side.
+        """
         self.setGeometry(area.geometry())
-        self._split, self._name, self._new = split, name, new
+        self._split, self._name, self._new, self._date = split, name, new, date
         self.show()
         self.raise_()
 
-    def point(self, on_panel: bool) -> None:
-        """Over which of the two the pointer is."""
-        self._on_panel = on_panel
+    def point(self, on_panel: bool, on_date: bool = False) -> None:
+        """Over which of them the pointer is."""
+        self._on_panel, self._on_date = on_panel, on_date
         self.update()
 
     def paintEvent(self, event: QPaintEvent) -> None:
@@ -319,7 +324,12 @@ class DropTargets(QWidget):
         if self._split > 0:
             areas.append((QRectF(0, 0, self._split, self.height()), f"Add to {self._name}", self._on_panel))
         rest = QRectF(self._split, 0, self.width() - self._split, self.height())
-        areas.append((rest, self._new, not self._on_panel or self._split == 0))
+        on_rest = not self._on_panel or self._split == 0
+        if self._date:
+            third = rest.height() / 3
+            areas.append((rest.adjusted(0, 2 * third, 0, 0), self._date, on_rest and self._on_date))
+            rest = rest.adjusted(0, 0, 0, -third)
+        areas.append((rest, self._new, on_rest and not self._on_date))
         for area, words, hot in areas:
             shade = QColor(c.background)
             shade.setAlpha(240)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -39,11 +41,13 @@ from app.controls import Choice, ElidedLabel, IconButton, Segments, action, clea
 from app.follow_up_model import Entry, FollowUpModel, State
 from app.follow_up_plot import VolumePlot, region_colour
 from app.jobs import Jobs
+from app.session import Session
 from app.shortcuts import bind
 from app.slice_layers import ChangeLayer, Frame, SliceLayers
 from app.slice_view import SliceView
+from app.telling import Problem
 from app.theme import Theme
-from app.viewer_model import Plane, Side, ViewerModel
+from app.viewer_model import MaskStyle, Plane, Side, ViewerModel
 from app.welcome import Emblem
 from engine.follow_up import GROWN, NOT_SEEN, SHRUNK, STABLE, TITLES, FollowUp
 from engine.model_card import WHOLE_TUMOUR
@@ -51,6 +55,7 @@ from engine.rano import NOT_JUDGED, SOURCE, Measure, percent
 from engine.volume import Sequence, interval_in_words
 
 RAIL_WIDTH = 304
+EXPORTS = "Save numbers (CSV, JSON), the plot (PNG) and maps of change (NIfTI) in a folder (Ctrl+S)"
 SCANS = "MRI scans and results (*.nii *.nii.gz *_seg.json)"
 
 # After Okabe and Ito, the blue lightened until it shows on a dark scan; stripes and outline say the same again.
@@ -75,7 +80,8 @@ class FollowUpWindow(QMainWindow):
         self.setWindowTitle("Follow-up - Gliascope")
         self.setAcceptDrops(True)
         self.resize(1440, 900)
-        self.setMinimumSize(1024, 680)
+        # Narrower, the table of numbers would be cut off.
+        self.setMinimumSize(1180, 700)
 
         self.banner = Banner(theme, self.model)
         self._message = QWidget()
@@ -156,6 +162,50 @@ class FollowUpWindow(QMainWindow):
         return footer
 
     # Dates in, files out
+
+    def take(self, session: Session) -> None:
+        """Take the patient on the desk for one of the dates: with its mask, corrections and all, where it has one.
+
+        Where there are dates of somebody who may be another, the user is asked.
+        """
+        files = session.files
+        if files is None or session.worked is None:
+            return
+        paths = [path.resolve() for path in files.files.values()]
+        if not self.model.entries or self.model.knows(paths):
+            self._take(session)
+            return
+
+        def add() -> None:
+            self.model.dismiss()
+            self._take(session)
+
+        def anew() -> None:
+            self.model.dismiss()
+            self.model.clear()
+            self._take(session)
+
+        words = f"{files.name} is open in the viewer. Is it another date of this patient?"
+        self.model.tell(Problem(words, (("Add it", add), ("Begin anew with it", anew)), note=True))
+
+    def _take(self, session: Session) -> None:
+        files, worked, result, studies = session.files, session.worked, session.result, session.studies
+        if files is None or worked is None:
+            return
+        paths = [path.resolve() for path in files.files.values()]
+        if result is None:
+            # Series that were converted are gone with the patient; what was dropped is found again.
+            self.model.add(paths if studies is None else studies.source)
+            return
+        from engine.flow import Patient
+        from engine.follow_up import TimePoint
+        from engine.follow_up_files import day_in, day_of
+
+        taken = studies.taken if studies is not None else None
+        when = day_in(taken.day) if taken is not None else day_of(Patient(files.name, files))
+        point = TimePoint.of(worked, result.segmentation, when=when)
+        doubts = [doubt.sentence for doubt in session.doubts if doubt.sentence not in point.notes]
+        self.model.add_point(replace(point, notes=(*doubts, *point.notes)), files.name, paths)
 
     def browse_files(self) -> None:
         """Choose files of one or more dates."""
@@ -330,15 +380,8 @@ class DatesRail(QFrame):
         self.go_on_button.setVisible(not model.busy and (model.stopped or failed))
         self.go_on_button.setText("Try again" if failed and not model.stopped else "Go on")
         self.export_button.setEnabled(model.follow_up is not None)
-        self.export_button.setToolTip(
-            self.export_button.toolTip()
-            if model.follow_up is not None
-            else "There is nothing to save before two dates are compared."
-        )
-        if model.follow_up is not None:
-            self.export_button.setToolTip(
-                "Save numbers (CSV, JSON), the plot (PNG) and maps of change (NIfTI) in a folder (Ctrl+S)"
-            )
+        nothing = "There is nothing to save before two dates are compared."
+        self.export_button.setToolTip(EXPORTS if model.follow_up is not None else nothing)
         self.hint.setText(
             "Type a name, or a day such as 2024-05-17. Names are written into exports; days and file names are not."
             if model.entries
@@ -591,20 +634,34 @@ class ChangeViews(QWidget):
         rows = QWidget()
         rows.setObjectName("lines")
         rows.setAttribute(Qt.WidgetAttribute.WA_StyledBackground)
-        row = QHBoxLayout(rows)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(1)
+        grid = QGridLayout(rows)
+        grid.setContentsMargins(0, 0, 0, 0)
+        grid.setSpacing(1)
         viewer = self.viewer
         self.earlier = SliceView(viewer, Plane.AXIAL, side=Side.OTHER)
         self.latest = SliceView(viewer, Plane.AXIAL, side=Side.MAIN)
         self.change = ChangeView(viewer, Plane.AXIAL)
         self.views = (self.earlier, self.latest, self.change)
-        for view in self.views:
-            row.addWidget(view, 1)
+        self.titles: list[ElidedLabel] = []
+        for at, view in enumerate(self.views):
+            title = ElidedLabel("")
+            title.setAlignment(Qt.AlignmentFlag.AlignCenter)
+            strip = QFrame()
+            strip.setObjectName("cell")
+            strip.setFixedHeight(28)
+            around = QHBoxLayout(strip)
+            around.setContentsMargins(10, 0, 10, 0)
+            around.addWidget(title)
+            self.titles.append(title)
+            grid.addWidget(strip, 0, at)
+            grid.addWidget(view, 1, at)
+            grid.setColumnStretch(at, 1)
             view.resized.connect(self._scale_later)
             view.entered.connect(self._enter)
         self.active: SliceView = self.change
+        grid.setRowStretch(1, 1)
         column.addWidget(rows, 1)
+        column.addWidget(self._make_foot())
         self._later = QTimer(self)
         self._later.setSingleShot(True)
         self._later.setInterval(0)
@@ -636,20 +693,31 @@ class ChangeViews(QWidget):
         self.plane_choice.chosen.connect(lambda plane: self.viewer.set_layout(plane=plane))
         self.sequence_choice = QHBoxLayout()
         self._sequences: Segments | None = None
-        self.legend = Legend()
         row.addWidget(self.region_choice)
         row.addWidget(label("since", "secondary"))
         row.addWidget(self.since)
         row.addWidget(self.plane_choice)
         row.addLayout(self.sequence_choice)
         row.addStretch()
-        row.addWidget(self.legend)
         return bar
+
+    def _make_foot(self) -> QWidget:
+        foot = QFrame()
+        foot.setObjectName("foot")
+        foot.setFixedHeight(34)
+        row = QHBoxLayout(foot)
+        row.setContentsMargins(14, 0, 10, 0)
+        row.setSpacing(14)
+        self.about = ElidedLabel("", "secondary")
+        self.legend = Legend()
+        row.addWidget(self.about, 1)
+        row.addWidget(self.legend)
+        return foot
 
     def bind_keys(self, window: QWidget) -> None:
         """Keys of the window that move the views."""
         viewer = self.viewer
-        for title, keys, act in (
+        look: tuple[tuple[str, str | tuple[str, ...], Callable[[], object]], ...] = (
             ("Next slice", "PgUp", lambda: viewer.step(self.active.plane, 1)),
             ("Slice before", "PgDown", lambda: viewer.step(self.active.plane, -1)),
             ("Zoom in", ("+", "="), lambda: viewer.set_view(viewer.zoom * 1.2, viewer.centre)),
@@ -658,15 +726,16 @@ class ChangeViews(QWidget):
             ("Change sides", "R", lambda: viewer.set_radiological(not viewer.radiological)),
             ("Next plane", "P", self._next_plane),
             *((f"Show {s.title}", str(n), partial(viewer.show, s)) for n, s in enumerate(Sequence, 1)),
-        ):
-            bind(window, "Look", title, keys, act)
-        for title, keys, act in (
+        )
+        tumour: tuple[tuple[str, str | tuple[str, ...], Callable[[], object]], ...] = (
             ("Masks and change on and off", "M", lambda: viewer.set_overlay(visible=not viewer.overlay.visible)),
             ("Less opacity", "[", lambda: viewer.set_overlay(opacity=viewer.overlay.opacity - 0.1)),
             ("More opacity", "]", lambda: viewer.set_overlay(opacity=viewer.overlay.opacity + 0.1)),
             ("Where most changed", "G", self.go_to_change),
-        ):
-            bind(window, "Tumour", title, keys, act)
+        )
+        for group, those in (("Look", look), ("Tumour", tumour)):
+            for title, keys, act in those:
+                bind(window, group, title, keys, act)
 
     def _next_plane(self) -> None:
         planes = list(Plane)
@@ -705,7 +774,7 @@ class ChangeViews(QWidget):
             # What both dates have is compared best.
             both = [s for s in order if s in shown.layers and s not in shown.instead]
             viewer.show(next(iter(both), next(s for s in order if s in shown.layers)))
-            viewer.set_overlay(other_shown=False, opacity=0.25)
+            viewer.set_overlay(other_shown=False, opacity=0.3, style=MaskStyle.OUTLINE)
         viewer.set_mask(shown.mask)
         viewer.set_other(shown.earlier)
         self._update()
@@ -731,11 +800,19 @@ class ChangeViews(QWidget):
         self._show_sequences()
         key = viewer.shown
         source = shown.instead.get(key, key) if isinstance(key, Sequence) else None
-        lent = isinstance(source, Sequence) and source is not key
-        then = f"{names[shown.since]}, {source.title} instead" if lent and source is not None else names[shown.since]
-        self.earlier.show_plane(viewer.plane, Side.OTHER, then)
-        self.latest.show_plane(viewer.plane, Side.MAIN, names[-1])
-        self.change.show_plane(viewer.plane, Side.MAIN, "Change")
+        then = names[shown.since]
+        lacks = (
+            f"  ({source.title} instead of {key.title})"
+            if isinstance(key, Sequence) and source is not None and source is not key
+            else ""
+        )
+        for title, words in zip(self.titles, (then + lacks, names[-1], f"Change since {then}"), strict=True):
+            title.setText(words)
+            title.setToolTip(words)
+        self.about.setText(f"{TITLES[self.region]} on {names[-1]}, against {then}")
+        for view, side in zip(self.views, (Side.OTHER, Side.MAIN, Side.MAIN), strict=True):
+            view.show_plane(viewer.plane, side)
+            view.setAccessibleName(f"{self.titles[self.views.index(view)].text()}, {viewer.plane.title} view")
 
     def _show_sequences(self) -> None:
         there = tuple(key for key in self.viewer.layers if isinstance(key, Sequence))
@@ -842,7 +919,9 @@ class Numbers(QScrollArea):
             return
         for doubt in made.doubts(on_screen=True):
             self._say(doubt, "doubt")
-        self._column.addWidget(self._table(made))
+        table = self._table(made)
+        self._column.addWidget(table)
+        self.setMinimumWidth(table.minimumSizeHint().width() + 56)
         self._column.addSpacing(6)
         self._column.addWidget(label("WHAT IT MEANS", "caption"))
         for sentence in made.findings(on_screen=True):
@@ -865,7 +944,7 @@ class Numbers(QScrollArea):
         table = QWidget()
         grid = QGridLayout(table)
         grid.setContentsMargins(0, 0, 0, 0)
-        grid.setHorizontalSpacing(14)
+        grid.setHorizontalSpacing(12)
         grid.setVerticalSpacing(5)
         right = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
         heads = ("", "Volume", "90 % interval", "Baseline", "Smallest", "Product", "Baseline", "Smallest")

@@ -132,6 +132,7 @@ class FollowUpModel(Teller):
         self._shown: Shown | None = None
         self._layers: dict[LayerKey, Layer] = {}
         self._finding = False
+        self._later: list[list[Path]] = []
         self.comparing = ""
 
     # What is there
@@ -186,7 +187,10 @@ class FollowUpModel(Teller):
     def add(self, paths: Iterable[Path]) -> None:
         """Look for dates in files and folders, and read them."""
         paths = list(paths)
-        if not paths or self._finding:
+        if not paths:
+            return
+        if self._finding:
+            self._later.append(paths)
             return
         self.dismiss()
         self._finding = True
@@ -222,11 +226,17 @@ class FollowUpModel(Teller):
             self._stopped = False
             self.dates_changed.emit()
             self._next()
+            look_on()
 
         def failed(error: Exception) -> None:
             self._finding = False
             self.fail(error, "Looking for dates stopped")
             self.dates_changed.emit()
+            look_on()
+
+        def look_on() -> None:
+            if self._later:
+                self.add(self._later.pop(0))
 
         self._jobs.run(find, on_finished=found, on_failed=failed, topic="follow-up find")
         self.dates_changed.emit()
@@ -252,6 +262,20 @@ class FollowUpModel(Teller):
         self._outdated()
         self.dates_changed.emit()
         self._next()
+
+    def knows(self, files: Iterable[Path]) -> bool:
+        """Whether any of these scans is among the dates."""
+        wanted = frozenset(files)
+        return any(wanted & entry.files for entry in self.entries)
+
+    def clear(self) -> None:
+        """Begin with no date at all."""
+        self._jobs.drop("follow-up find")
+        self._finding, self._later = False, []
+        self._stop_job()
+        self.entries, self._baseline, self._stopped = [], None, False
+        self._outdated()
+        self.dates_changed.emit()
 
     def remove(self, entry: Entry) -> None:
         """Go on without a date."""

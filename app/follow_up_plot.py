@@ -14,7 +14,7 @@ from engine.model_card import TUMOUR_CORE, WHOLE_TUMOUR
 from engine.rano import Measure, percent
 from engine.volume import interval_in_words
 
-LEFT_PX, TOP_PX, BOTTOM_PX, RIGHT_PX = 40, 30, 42, 138
+LEFT_PX, TOP_PX, BOTTOM_PX, RIGHT_PX = 40, 30, 42, 122
 DOT_PX, CAP_PX, ASIDE_PX = 4.2, 5.0, 3.5
 REACH_PX = 26.0
 
@@ -83,6 +83,13 @@ class VolumePlot(QWidget):
 
     # Where things lie
 
+    def _title(self) -> str:
+        full = "Volume in ml, 90 % intervals, and change since baseline"
+        known = self._made is None or all(
+            interval is not None for visit in self._made.visits for interval in visit.point.intervals_ml.values()
+        )
+        return full if known else f"{full}. Open dots: no interval was measured"
+
     def _area(self) -> QRectF:
         return QRectF(LEFT_PX, TOP_PX, self.width() - LEFT_PX - RIGHT_PX, self.height() - TOP_PX - BOTTOM_PX)
 
@@ -108,7 +115,8 @@ class VolumePlot(QWidget):
         painter.setFont(body_font(LABEL_PX))
         c = self._theme.colours
         painter.setPen(QColor(c.secondary))
-        painter.drawText(QPointF(0, 12), "Volume in ml, with the interval it lies in 90 of 100 times")
+        words = painter.fontMetrics().elidedText(self._title(), Qt.TextElideMode.ElideRight, self.width())
+        painter.drawText(QPointF(0, 12), words)
         if made is None:
             return
         area, top, places = self._area(), self._top(), self._places()
@@ -186,11 +194,12 @@ class VolumePlot(QWidget):
             painter.setPen(Qt.PenStyle.NoPen)
             painter.setBrush(colour)
             painter.drawEllipse(QPointF(left + 3, y - 4), 3.2, 3.2)
-            painter.setPen(QColor(c.text))
-            painter.drawText(QPointF(left + 12, y), f"{TITLES[region]} {course.values[at]:.1f} ml")
-            change = percent(course.against_baseline(at))
             painter.setPen(QColor(c.secondary))
-            painter.drawText(QPointF(left + 12, y + 15), f"{change} since baseline" if change else "")
+            painter.drawText(QPointF(left + 12, y), TITLES[region])
+            change = percent(course.against_baseline(at))
+            value = f"{course.values[at]:.1f} ml" + (f"  {change}" if change else "")
+            painter.setPen(QColor(c.text))
+            painter.drawText(QPointF(left + 12, y + 15), value)
 
     # Reading
 

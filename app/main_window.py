@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -71,6 +71,7 @@ from engine.errors import CannotWrite
 from engine.volume import Sequence
 
 if TYPE_CHECKING:
+    from app.follow_up import FollowUpWindow
     from app.training_background import TrainingBackground
     from app.training_wizard import TrainingWizard
     from app.wizard_model import Look
@@ -127,6 +128,7 @@ class MainWindow(QMainWindow):
         self._nudge = NudgeTool(self.preparation, model)
         self.cases = Cases(model, session, jobs, self.corrections, settings, self)
         self.wizard: TrainingWizard | None = None
+        self.follow_up: FollowUpWindow | None = None
         self._background: TrainingBackground | None = None
         self._wanted: Look | None = None
         self.banner = Banner(theme, session)
@@ -312,6 +314,7 @@ class MainWindow(QMainWindow):
             ("Save a picture...", "Ctrl+P", self.save_picture),
             ("Verify a result...", "Ctrl+Shift+V", self.verify),
             ("Close the patient", "Ctrl+W", self.session.close),
+            ("Follow-up...", "Ctrl+F", self.show_follow_up),
             (f"{TRAIN_YOUR_OWN}...", "Ctrl+T", self.show_training),
             ("Add to the training set", "", self.cases.learn_from),
         ):
@@ -736,6 +739,24 @@ class MainWindow(QMainWindow):
         folder = self.settings.last_folder
         return folder if folder and Path(folder).is_dir() else str(Path.home())
 
+    # Follow-up
+
+    def show_follow_up(self, paths: Iterable[Path] = ()) -> None:
+        """Open the follow-up, with the patient on the desk as one of the dates.
+
+        Args:
+            paths: The scans of other dates.
+        """
+        from app.follow_up import FollowUpWindow
+
+        if self.follow_up is None:
+            self.follow_up = FollowUpWindow(self.theme, self.jobs, self._last_folder())
+        self.follow_up.take(self.session)
+        self.follow_up.model.add(paths)
+        self.follow_up.show()
+        self.follow_up.raise_()
+        self.follow_up.activateWindow()
+
     # Training
 
     def show_wizard(self) -> TrainingWizard:
@@ -825,31 +846,44 @@ class MainWindow(QMainWindow):
             self.welcome.set_hot(True)
         else:
             split = self.panel.width() if self.panel.isVisible() else 0
-            self._targets.show_over(self.pages, split, self.session.name)
-            self._targets.point(self._on_panel(event.position().toPoint()))
+            name = self.session.name
+            date = f"Another date of {name}: follow-up" if name else ""
+            self._targets.show_over(self.pages, split, name, date=date)
+            self._point_at_target(event.position().toPoint())
 
     def dragMoveEvent(self, event: QDragMoveEvent) -> None:
         event.acceptProposedAction()
-        self._targets.point(self._on_panel(event.position().toPoint()))
+        self._point_at_target(event.position().toPoint())
 
     def dragLeaveEvent(self, event: QDragLeaveEvent) -> None:
         self._end_drag()
 
     def dropEvent(self, event: QDropEvent) -> None:
         paths = dropped_paths(event.mimeData())
-        on_panel = self._on_panel(event.position().toPoint())
+        place = event.position().toPoint()
+        on_panel, on_date = self._on_panel(place), self._on_date(place)
         self._end_drag()
         if not paths or self._card is not None:
             return
         event.acceptProposedAction()
-        adding = on_panel and self.session.stage is not Stage.EMPTY and not any(map(is_case, paths))
-        use = self.session.add if adding else self.open
+        case = any(map(is_case, paths))
+        adding = on_panel and self.session.stage is not Stage.EMPTY and not case
+        use = self.session.add if adding else self.show_follow_up if on_date and not case else self.open
         # Reading starts after the drop is answered, so that the program dragged from is not kept waiting.
         QTimer.singleShot(0, self, lambda: use(paths))
 
     def _end_drag(self) -> None:
         self.welcome.set_hot(False)
         self._targets.hide()
+
+    def _point_at_target(self, place: QPoint) -> None:
+        self._targets.point(self._on_panel(place), self._on_date(place))
+
+    def _on_date(self, place: QPoint) -> bool:
+        """Whether a place is where other dates of the patient on the desk are dropped: the lowest third, as shown."""
+        if not self.session.name or self._on_panel(place):
+            return False
+        return self.pages.mapFrom(self, place).y() > 2 * self.pages.height() / 3
 
     def _on_panel(self, place: QPoint) -> bool:
         return self.panel.isVisible() and self.panel.rect().contains(self.panel.mapFrom(self, place))
@@ -1223,6 +1257,10 @@ class MainWindow(QMainWindow):
             self._training_jobs.close()
         if self._background is not None:
             self._background.close()
+        if self.follow_up is not None:
+            self.follow_up.model.close()
+            self.follow_up.close()
+            self.follow_up.deleteLater()
         self.session.close()
         self.jobs.close()
         super().closeEvent(event)

@@ -321,7 +321,10 @@ class FollowUp:
                 )
         keys = {visit.point.model_key for visit in self.visits}
         if len(keys) > 1:
-            each = "; ".join(f"{name}: {visit.point.made_by}" for name, visit in zip(names, self.visits, strict=True))
+            by: dict[str, list[str]] = {}
+            for name, visit in zip(names, self.visits, strict=True):
+                by.setdefault(f"{visit.point.model} with {in_words(visit.point.used)}", []).append(name)
+            each = "; ".join(f"{' and '.join(those)}: {model}" for model, those in by.items())
             said.append(
                 f"The dates were not segmented alike ({each}). Two models, or one with other sequences, give the "
                 "same tumour different volumes, so part of the change may be theirs."
