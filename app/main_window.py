@@ -37,7 +37,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from app import DEMO
+from app import DEMO, picture
 from app.brush import BrushTool
 from app.cards import Banner, Card, DropTargets, about_card, first_run_card, shortcut_card
 from app.case_file import ENDING, is_case
@@ -49,7 +49,6 @@ from app.jobs import Jobs
 from app.layers_panel import LayersPanel
 from app.layouts import Layouts
 from app.nudging import NudgeTool, screen_step
-from app.picture import compose, words_for
 from app.preparation_panel import CheckBar, PreparationPanel
 from app.preparing import FINE, STEP_DEG, STEP_MM, Preparation
 from app.readout import Readout
@@ -67,7 +66,6 @@ from app.theme import Theme
 from app.tour import Step, Tour
 from app.viewer_model import PRESETS, Layout, Plane, ViewerModel
 from app.welcome import Emblem, Welcome
-from engine.errors import CannotWrite
 from engine.volume import Sequence
 
 if TYPE_CHECKING:
@@ -110,7 +108,7 @@ class MainWindow(QMainWindow):
         self.setMinimumSize(1024, 680)
 
         self.review = Review(model, session, jobs, self)
-        self.surface = SurfaceCell(theme, model, jobs)
+        self.surface = SurfaceCell(theme, model, jobs, session.recorder)
         self.layouts = Layouts(theme, model, self.review, self.surface)
         self.ortho = self.layouts.ortho
         self._ruler = RulerTool(model)
@@ -711,14 +709,19 @@ class MainWindow(QMainWindow):
         )
         if not name:
             return
-        path = Path(name).with_suffix(".png")
-        if not self.picture().save(str(path)):
-            error = CannotWrite(f"{path.name} could not be written", "", "Check that you may write there.")
-            self.session.fail(error, "Saving stopped")
+        self.jobs.run(
+            picture.write,
+            self.picture(),
+            Path(name).with_suffix(".png"),
+            "picture",
+            self.session.recorder(),
+            on_finished=lambda _: None,
+            on_failed=lambda error: self.session.fail(error, "Saving the picture stopped"),
+        )
 
     def picture(self) -> QImage:
         """What the views show, with what a reader has to know of it."""
-        return compose(self.layouts, words_for(self.model, {view.plane for view in self.layouts.views}))
+        return picture.compose(self.layouts, picture.words_for(self.model, {view.plane for view in self.layouts.views}))
 
     def browse_mask(self) -> None:
         """Choose a mask to compare with."""

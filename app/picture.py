@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QRect, Qt
-from PySide6.QtGui import QColor, QImage, QPainter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from PySide6.QtCore import QByteArray, QRect, Qt
+from PySide6.QtGui import QColor, QImage, QImageWriter, QPainter
 from PySide6.QtWidgets import QWidget
 
 from app.theme import CORE, DARK, LABEL_PX, WHOLE_TUMOUR, body_font
 from app.viewer_model import Map, Plane, ViewerModel
+from engine.errors import CannotWrite
+from engine.files import shown
+from engine.progress import Progress
 from engine.volume import Sequence
 
 STRIP_PX = 46
@@ -43,6 +50,30 @@ def words_for(model: ViewerModel, planes: set[Plane]) -> tuple[str, str]:
     return ".  ".join(side[:1].upper() + side[1:] for side in sides) + ".", ".  ".join(
         part[:1].upper() + part[1:] for part in seen
     ) + "."
+
+
+def write(
+    picture: QImage, path: Path, kind: str, describe: Callable[[], Mapping[str, Any]], progress: Progress
+) -> None:
+    """A job: a PNG file with its record, whole or not at all; replaces what the user agreed to replace.
+
+    Args:
+        picture: What to write.
+        path: Ends in ``.png``.
+        kind: What it shows, for the record.
+        describe: Tells how what it shows came about.
+        progress: Checked before.
+
+    Raises:
+        CannotWrite: Nothing was written, and nothing is left behind.
+    """
+    from engine import provenance
+
+    progress.check()
+    size = {"pixels": [picture.width(), picture.height()]}
+    with provenance.recorded(path, describe(), kind, size, replace=True) as partial:
+        if not QImageWriter(str(partial), QByteArray(b"PNG")).write(picture):
+            raise CannotWrite(f"{shown(path)} could not be written", "", "Check that you may write there.")
 
 
 def compose(views: QWidget, words: tuple[str, str]) -> QImage:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QObject, Signal
 
@@ -915,7 +915,7 @@ class Session(Teller):
             desk.worked,
             folder,
             desk.result.choice.reason,
-            frozenset(e.sequence for e in self.entries if e.sequence is not None and e.presence is Presence.UNCERTAIN),
+            self._uncertain,
             frozenset(desk.written),
             wanted,
             on_finished=saved,
@@ -924,6 +924,23 @@ class Session(Teller):
             topic="save",
         )
         tell("Saving: the masks")
+
+    @property
+    def _uncertain(self) -> frozenset[Sequence]:
+        return frozenset(
+            e.sequence for e in self.entries if e.sequence is not None and e.presence is Presence.UNCERTAIN
+        )
+
+    def recorder(self) -> Callable[[], dict[str, Any]]:
+        """What tells how that which is on the desk now came about, for a job that saves a picture of it."""
+        from engine import provenance
+
+        desk, raw = self._desk, self._raw()
+        worked, result, uncertain = desk.worked, desk.result, self._uncertain
+        if worked is None or result is None:
+            return lambda: provenance.describe_scans(raw, worked)
+        reason = result.choice.reason
+        return lambda: provenance.describe(result.segmentation, worked.subject, reason, uncertain, worked)
 
     def _not_opened(self, error: Exception) -> None:
         self._segment_next = False

@@ -13,7 +13,7 @@ from app.theme import Theme
 from app.viewer_model import ViewerModel
 
 if TYPE_CHECKING:
-    from app.surface_view import SurfaceView
+    from app.surface_view import Recorder, SurfaceView
 
 
 class SurfaceCell(QWidget):
@@ -23,6 +23,7 @@ class SurfaceCell(QWidget):
         theme: The colours.
         model: What is on screen.
         jobs: The way off the UI thread.
+        recorder: See `SurfaceView`.
 
     Signals:
         enlarged: A double click asked for one big view, or for the way back.
@@ -32,9 +33,9 @@ class SurfaceCell(QWidget):
     enlarged = Signal(object)
     failed = Signal(object, str)
 
-    def __init__(self, theme: Theme, model: ViewerModel, jobs: Jobs) -> None:
+    def __init__(self, theme: Theme, model: ViewerModel, jobs: Jobs, recorder: Recorder) -> None:
         super().__init__()
-        self._theme, self._model, self._jobs = theme, model, jobs
+        self._theme, self._model, self._jobs, self._recorder = theme, model, jobs, recorder
         self._view: SurfaceView | None = None
         self._patient = "patient"
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
@@ -48,7 +49,7 @@ class SurfaceCell(QWidget):
         if self._view is None:
             from app.surface_view import SurfaceView
 
-            view = self._view = SurfaceView(self._theme, self._model, self._jobs)
+            view = self._view = SurfaceView(self._theme, self._model, self._jobs, self._recorder)
             view.patient = self._patient
             view.enlarged.connect(self.enlarged)
             view.failed.connect(self.failed)

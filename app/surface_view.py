@@ -7,14 +7,15 @@ one sentence says so, and surfaces can still be saved.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PySide6.QtCore import QByteArray, QEvent, QPointF, QRectF, QSize, Qt, QTimer, Signal
+from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, QTimer, Signal
 from PySide6.QtGui import (
     QAccessible,
     QAccessibleAnnouncementEvent,
@@ -24,7 +25,6 @@ from PySide6.QtGui import (
     QEnterEvent,
     QFocusEvent,
     QImage,
-    QImageWriter,
     QKeyEvent,
     QMouseEvent,
     QPainter,
@@ -38,13 +38,13 @@ from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QToolButton, QVBo
 
 from app.controls import IconButton, label
 from app.jobs import Jobs
+from app.picture import write as write_picture
 from app.slice_layers import greys
 from app.surface_render import Camera, NoOpenGL, Part, Renderer, Scene, Sheet
 from app.theme import LABEL_PX, Theme, body_font
 from app.viewer_model import Plane, Point, ViewerModel
 from engine import surface
 from engine.cut import cut_of
-from engine.errors import CannotWrite
 from engine.progress import Progress
 from engine.surface import Head, Surface
 from engine.volume import LabelMap, Volume
@@ -77,6 +77,8 @@ AIR = 10
 EMPTY = "Open a patient to see the head in 3-D."
 RESEARCH_USE = "Research use only"
 
+Recorder = Callable[[], Callable[[], Mapping[str, Any]]]
+
 
 def work_out_tumour(labels: LabelMap, progress: Progress) -> dict[str, Surface]:
     """A job: the surfaces of a mask."""
@@ -89,38 +91,44 @@ def work_out_head(volumes: list[Volume], progress: Progress) -> Head | None:
 
 
 def write_surfaces(
-    surfaces: dict[str, Surface], folder: Path, name: str, corrected: bool, progress: Progress
+    surfaces: dict[str, Surface],
+    folder: Path,
+    name: str,
+    corrected: bool,
+    describe: Callable[[], Mapping[str, Any]],
+    progress: Progress,
 ) -> list[Path]:
-    """A job: one STL file a surface.
+    """A job: one STL file a surface with its record; all or none.
 
     Args:
         surfaces: Ending of the file's name and surface.
         folder: Where to.
         name: What the files' names begin with.
         corrected: Whether the mask was corrected by hand.
-        progress: Checked before the first file.
+        describe: Tells how the surfaces came about.
+        progress: Checked before each file.
 
     Raises:
         CannotWrite: Something else of one of the names is there already, or the system refused.
     """
+    from engine import provenance
     from engine.export import file_name
-    from engine.files import shown
+    from engine.files import Together, unwritten
 
     progress.check()
-    paths = [folder / f"{file_name(name)}_{ending}.stl" for ending in surfaces]
-    for path in paths:
-        if path.is_file():
-            with path.open("rb") as file:
-                ours = file.read(len(surface.STL_HEADER)) == surface.STL_HEADER
-            if not ours:
-                raise CannotWrite(
-                    f"{shown(path)} is there already and is not replaced",
-                    "it was not made by Gliascope",
-                    "Choose another folder, or move that file away first.",
-                )
-    for path, (ending, shape) in zip(paths, surfaces.items(), strict=True):
-        surface.write_stl(shape, path, corrected and ending in OVERLAY_NAMES)
-    return paths
+    record = describe()
+    names = [f"{file_name(name)}_{ending}.stl" for ending in surfaces]
+    try:
+        with Together(folder) as files:
+            for one, (ending, shape) in zip(names, surfaces.items(), strict=True):
+                progress.check()
+                provenance.spare(folder / one)
+                surface.write_stl(shape, files.new(one), corrected and ending in OVERLAY_NAMES)
+                provenance.put_beside(files, provenance.Made(ending, one, f"surface of {ending}"), record)
+            files.release()
+    except OSError as error:
+        raise unwritten(folder / names[0], error) from error
+    return [folder / one for one in names]
 
 
 class SurfaceView(QWidget):
@@ -132,6 +140,7 @@ class SurfaceView(QWidget):
         theme: The colours.
         model: What is on screen.
         jobs: The way off the UI thread.
+        recorder: Gives what tells how that which is on screen now came about, for the records of what is saved.
 
     Attributes:
         patient: What saved files are called.
@@ -146,10 +155,12 @@ class SurfaceView(QWidget):
     entered = Signal(object)
     failed = Signal(object, str)
 
-    def __init__(self, theme: Theme, model: ViewerModel, jobs: Jobs, parent: QWidget | None = None) -> None:
+    def __init__(
+        self, theme: Theme, model: ViewerModel, jobs: Jobs, recorder: Recorder, parent: QWidget | None = None
+    ) -> None:
         super().__init__(parent)
         self.patient = "patient"
-        self._theme, self._model, self._jobs = theme, model, jobs
+        self._theme, self._model, self._jobs, self._recorder = theme, model, jobs, recorder
         self._renderer: Renderer | None = None
         self._refused: NoOpenGL | None = None
         self._tumour: dict[str, Surface] = {}
@@ -639,9 +650,11 @@ class SurfaceView(QWidget):
         if picture is None:
             return
         self._jobs.run(
-            _write_picture,
+            write_picture,
             picture,
             path,
+            "picture in 3-D",
+            self._recorder(),
             on_finished=lambda _: self._say(f"Saved {path.name}"),
             on_failed=lambda error: self.failed.emit(error, "Saving the picture stopped"),
         )
@@ -657,6 +670,7 @@ class SurfaceView(QWidget):
             Path(name),
             self.patient,
             bool(self._model.corrections),
+            self._recorder(),
             on_finished=lambda paths: self._say("Saved " + ", ".join(path.name for path in paths)),
             on_failed=lambda error: self.failed.emit(error, "Saving the surfaces stopped"),
         )
@@ -835,17 +849,6 @@ def _without_air(grey: NDArray[np.uint8]) -> QImage:
     pixels[..., 3] = np.where(solid, 255, 0)
     # Qt does not keep the array alive; what is returned is a copy of its own.
     return QImage(pixels.data, columns, rows, 4 * columns, QImage.Format.Format_RGBA8888).copy()
-
-
-def _write_picture(picture: QImage, path: Path, progress: Progress) -> None:
-    """A job: a PNG file, whole or not at all."""
-    from engine.files import shown, whole_file
-
-    progress.check()
-    with whole_file(path) as partial:
-        # The partial file's name says nothing of what it is.
-        if not QImageWriter(str(partial), QByteArray(b"PNG")).write(picture):
-            raise CannotWrite(f"{shown(path)} cannot be written", "", "Choose another folder.")
 
 
 def _timer(owner: QWidget, milliseconds: int, act: Callable[[], object]) -> QTimer:

@@ -16,7 +16,7 @@ import platform
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cache
 from importlib import metadata
@@ -173,15 +173,12 @@ def describe(
     grid = worked.raw[worked.reference].grid if worked is not None else subject.grid
     card = segmentation.card
     read_as: Mapping[Sequence, Volume] = worked.raw if worked is not None else subject
+    scans = describe_scans(read_as, worked)
     used, doubted = set(segmentation.used), set(uncertain)
     known = {region: interval for region, interval in segmentation.intervals_ml.items() if interval is not None}
     intervals = {region: [round(float(ml), 3) for ml in interval] for region, interval in known.items()}
-    resampled = _resampled(read_as)
     return {
-        "format": SIDECAR_FORMAT,
-        "software": {"name": "Gliascope", "version": version()},
-        "environment": dict(_environment()),
-        "research_use": RESEARCH_USE,
+        **scans,
         "model": {
             "name": card.name,
             "title": card.title,
@@ -196,7 +193,6 @@ def describe(
             "absent": [s.value for s in Sequence if s not in subject],
             "uncertain": [s.value for s in subject if s in doubted],
         },
-        "inputs": {s.value: _input(volume) for s, volume in read_as.items()},
         "labels": {
             "0": "background",
             str(TUMOUR_CORE): "tumour core",
@@ -212,14 +208,34 @@ def describe(
         "fallbacks": list(segmentation.fallbacks),
         "made_at": segmentation.made_at,
         "seconds": round(float(segmentation.seconds), 2),
+        "inference": _inference(segmentation),
+        "notes": [*segmentation.notes, *scans["notes"]],
+    }
+
+
+def describe_scans(volumes: Mapping[Sequence, Volume], worked: Worked | None = None) -> dict[str, Any]:
+    """The same of scans in which no tumour was looked for, for a picture of them.
+
+    Args:
+        volumes: As they were read.
+        worked: The steps they went through.
+    """
+    resampled = _resampled(volumes)
+    return {
+        "format": SIDECAR_FORMAT,
+        "software": {"name": "Gliascope", "version": version()},
+        "environment": dict(_environment()),
+        "research_use": RESEARCH_USE,
+        "sequences": {
+            "used": [],
+            "not_used": [s.value for s in Sequence if s in volumes],
+            "absent": [s.value for s in Sequence if s not in volumes],
+            "uncertain": [],
+        },
+        "inputs": {s.value: _input(volumes[s]) for s in Sequence if s in volumes},
         **({"resampled": [s.value for s in resampled]} if resampled else {}),
         **({"preparation": worked.recipe()} if worked is not None and _worth_telling(worked) else {}),
-        "inference": _inference(segmentation),
-        "notes": [
-            *segmentation.notes,
-            *(worked.doubts if worked is not None else ()),
-            *_resampled_in_words(resampled),
-        ],
+        "notes": [*(worked.doubts if worked is not None else ()), *_resampled_in_words(resampled)],
     }
 
 
@@ -481,22 +497,32 @@ def verify(
     progress = progress or Progress()
     progress.update(0.0, "reading the record")
     record_path, record = _record_of(path)
-    looking = progress.part(0.0, 0.3 if again else 1.0)
     items = [_sealed_still(record_path, record)]
     outputs = _Outputs(record_path, record)
-    items += outputs.check(looking.part(0.0, 0.1))
+    items += outputs.check(progress.part(0.0, 0.05))
     places = [inputs] if isinstance(inputs, Path) else list(inputs or ())
+    results = _results(record)
     with Workshop() as workshop:
-        scans = _Scans(record_path.parent, places, record, workshop)
-        items += scans.check(looking.part(0.1, 0.8))
-        looking.update(0.8, "looking at the model")
-        model, card = _model_still(record)
-        items.append(model)
-        if again:
-            repeated = _Again(record, outputs, scans, card)
-            items += repeated.check(progress.part(0.3, 1.0))
+        for number, (date, result) in enumerate(results):
+            part = progress.part(0.05 + 0.95 * number / len(results), 0.05 + 0.95 * (number + 1) / len(results))
+            scans = _Scans(record_path.parent, places, result, workshop)
+            found = scans.check(part.part(0.0, 0.25 if again else 0.8))
+            part.update(0.25 if again else 0.8, "looking at the model")
+            model, card = _model_still(result)
+            found += [model] if model is not None else []
+            if again and model is not None:
+                found += _Again(result, outputs, scans, card).check(part.part(0.3, 1.0))
+            items += [replace(one, sentence=f"{date}: {one.sentence}") for one in found] if date else found
     progress.update(1.0, "done")
     return Report(path, record_path, tuple(items), tuple(_notes(record, again)))
+
+
+def _results(record: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The results that a record tells of: one without a name, or of a follow-up one for each date."""
+    dates = record.get("dates")
+    if isinstance(dates, list) and dates and all(isinstance(one, Mapping) for one in dates):
+        return [(str(one.get("date", "")), one) for one in dates]
+    return [("", record)]
 
 
 def _record_of(path: Path) -> tuple[Path, dict[str, Any]]:
@@ -865,11 +891,16 @@ def _cannot_correct_again(made: int) -> str:
     return f"The mask holds {corrections} by hand, which cannot be made again."
 
 
-def _model_still(record: Mapping[str, Any]) -> tuple[Checked, ModelCard | None]:
-    """Whether the model is here as it was, and if it can be used to segment again, its card."""
+def _model_still(record: Mapping[str, Any]) -> tuple[Checked | None, ModelCard | None]:
+    """Whether the model is here as it was, and if it can be used to segment again, its card; None where none was used.
+
+    A picture of scans alone, or a mask that somebody else drew, has no model.
+    """
     from engine import registry
 
     told = record.get("model")
+    if told is None and not (record.get("sequences") or {}).get("used"):
+        return None, None
     name = told.get("name") if isinstance(told, Mapping) else None
     if not isinstance(told, Mapping) or not isinstance(name, str):
         return Checked("model", State.NOT_RECORDED, "The record does not say which model was used."), None

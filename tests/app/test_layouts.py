@@ -15,6 +15,7 @@ from app.picture import words_for
 from app.session import Stage
 from app.slice_view import SliceView
 from app.viewer_model import Layer, Layout, Map, Mask, MaskStyle, Plane, Version, Window
+from engine import provenance
 from engine.findings import Kind
 from engine.metrics import dice
 from engine.volume import LabelMap, Sequence
@@ -639,6 +640,11 @@ def test_the_nose_looks_to_either_side(loaded, qtbot):
 def test_a_saved_picture_says_on_which_side_is_what_and_names_nobody(segmented, tmp_path, qtbot, monkeypatch):
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "figure"), ""))
     segmented.menu_actions["Save a picture"].trigger()
+    qtbot.waitUntil(lambda: (tmp_path / "figure.png").exists(), timeout=20_000)
+    record = provenance.read(tmp_path / "figure.png.json")
+    assert record is not None
+    assert record["output"]["kind"] == "picture"
+    assert record["model"]["name"] == "teacher"
     picture = QImage(str(tmp_path / "figure.png"))
     views = segmented.layouts
     assert picture.width() == views.width() * segmented.devicePixelRatio()
@@ -658,8 +664,10 @@ def test_a_saved_picture_says_on_which_side_is_what_and_names_nobody(segmented, 
 def test_a_picture_that_cannot_be_written_is_told(segmented, tmp_path, qtbot, monkeypatch):
     nowhere = tmp_path / "gone" / "figure.png"
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(nowhere), ""))
+    nowhere.parent.write_bytes(b"a file where the folder should be")
     segmented.save_picture()
-    assert "figure.png could not be written" in segmented.banner.words.text()
+    qtbot.waitUntil(lambda: segmented.session.problem is not None, timeout=20_000)
+    assert "There is no folder gone to write to" in segmented.banner.words.text()
 
 
 def test_without_anything_at_hand_files_can_be_compared_with(loaded):

@@ -20,7 +20,7 @@ from app.surface_render import Camera, NoOpenGL, Renderer
 from app.surface_view import SurfaceView
 from app.theme import Theme
 from app.viewer_model import Layer, Mask, ViewerModel
-from engine import surface
+from engine import provenance, surface
 from engine.errors import CannotWrite
 from engine.volume import LabelMap, Sequence
 from tests.app.conftest import middle
@@ -40,7 +40,7 @@ def jobs(qapp) -> Iterator[Jobs]:
 
 @pytest.fixture
 def view(qapp, screen, jobs, qtbot) -> SurfaceView:
-    made = SurfaceView(Theme("dark"), ViewerModel(), jobs)
+    made = SurfaceView(Theme("dark"), ViewerModel(), jobs, lambda: lambda: provenance.describe_scans({}))
     made.resize(420, 360)
     qtbot.addWidget(made)
     made.show()
@@ -412,9 +412,11 @@ def test_surfaces_are_saved_by_name_and_nothing_of_others_is_replaced(view, jobs
     view.patient = "anna/b"
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path))
     names = {f"anna_b_{what}.stl" for what in ("whole_tumour", "tumour_core", "brain")}
+    names |= {f"{name}.json" for name in names}
     for _ in range(2):  # our own are replaced
         view.surfaces_action.trigger()
         qtbot.waitUntil(lambda: {path.name for path in tmp_path.iterdir()} == names and not jobs.busy, timeout=60_000)
+    assert all(provenance.verify(tmp_path / name).ok for name in names)
     theirs = tmp_path / "anna_b_brain.stl"
     theirs.write_bytes(b"solid of somebody else")
     errors: list[Exception] = []

@@ -20,6 +20,7 @@ from engine.outputs import Wanted
 from engine.pipeline import Settings, Switch
 from engine.progress import Progress
 from engine.provenance import NoRecord, Report, State, verify
+from engine.sequences import find_subjects, load
 from engine.volume import LabelMap, Sequence
 from tests.app import threshold_model
 from tests.engine import fake_dicom, phantoms, stand_ins
@@ -298,6 +299,33 @@ def test_every_output_can_be_verified(result: Result, tmp_path: Path) -> None:
         file.write("and more\n")
     assert states(verify(saved.more["table_csv"]))["output"] == "changed"
     assert len(provenance.find_records(tmp_path / "study")) == 8
+
+
+def test_a_follow_up_is_verified_date_by_date(patient: Path, result: Result, tmp_path: Path) -> None:
+    later = phantoms.write_subject(tmp_path / "study" / "later", phantoms.grid("RAS"), (T2, FLAIR))
+    dates = [{"date": "2024-01-02", **result.record}, {"date": "2024-05-06", **segment(later).record}]
+    path = tmp_path / "study" / "follow-up.csv"
+    with provenance.recorded(path, {**provenance.describe_scans({}), "dates": dates}, "follow-up") as partial:
+        partial.write_text("volumes")
+    report = verify(path, again=True)
+    assert report.ok, report.items
+    assert [item.what for item in report.items].count("again") == 2
+    phantoms.write_volume(later / "later_t2.nii.gz", phantoms.head(phantoms.grid("RAS"), T1))
+    report = verify(path, tmp_path / "study")
+    changed = [item.sentence for item in report.items if item.state is not UNCHANGED]
+    assert changed == [
+        "2024-05-06: later_t2.nii.gz is not the T2 that was segmented: its content is another.",
+    ]
+
+
+def test_a_picture_of_scans_alone_needs_no_model(patient: Path, tmp_path: Path) -> None:
+    [found] = find_subjects([patient])
+    path = patient.parent / "picture.png"
+    with provenance.recorded(path, provenance.describe_scans(load(found)), "picture") as partial:
+        partial.write_bytes(b"a picture")
+    report = verify(path, again=True)
+    assert report.ok
+    assert set(states(report)) == {"record", "output", "t2", "flair"}
 
 
 def test_another_model_of_that_name_is_noticed(mask: Path, models: Path) -> None:

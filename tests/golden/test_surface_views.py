@@ -16,6 +16,7 @@ from app.surface_render import Camera
 from app.surface_view import SurfaceView
 from app.theme import Theme
 from app.viewer_model import Layer, Mask, ViewerModel
+from engine import provenance
 from engine.volume import Grid, Sequence
 from tests.engine import phantoms
 from tests.golden.pictures import assert_approved
@@ -36,7 +37,7 @@ def view(qapp: QApplication, screen: bool, qtbot) -> Iterator[SurfaceView]:
     before = QApplication.font()
     number = QFontDatabase.addApplicationFont(str(ASSETS / "fonts" / "Inter-Regular.otf"))
     jobs = Jobs()
-    made = SurfaceView(Theme("dark"), ViewerModel(), jobs)
+    made = SurfaceView(Theme("dark"), ViewerModel(), jobs, lambda: lambda: provenance.describe_scans({}))
     QApplication.setFont(QFont(QFontDatabase.applicationFontFamilies(number)[0]))
     made.resize(400, 320)
     qtbot.addWidget(made)
