@@ -65,6 +65,9 @@ def carry_out(going: Batch, progress: _Bar, jobs: int, scheduler: str, say: Call
         with progress.aside():
             say(f"{ended} of {total}  {line(event.row)}")
 
+    for problem in going.problems if say is not None else ():
+        with progress.aside():
+            say(problem)
     going.run(hear, progress, jobs, scheduler)
 
 
@@ -122,7 +125,6 @@ def table(going: Batch) -> Table:
 def told(going: Batch) -> list[str]:
     """What is to be read after the table: what failed, what the scores are worth."""
     said = [f"{row.name}: {row.error}" for row in going.rows if row.state is State.FAILED]
-    said += going.problems
     found = batch.summary(going.rows)
     for key, whose in (
         ("scores", "patients the model had not seen"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -196,6 +196,9 @@ def plan(paths: Iterable[Path], settings: Settings | None = None, progress: Prog
     NIfTI, a patient and day each. A patient of a DICOM export is called as the highest folder with nobody else in it
     is, or by a number where that folder is called as the person is.
 
+    What the labels of truths mean is told from all of them together, where the settings do not say it. Where it cannot
+    be told, that is among the problems, and the patients are segmented and not compared.
+
     Args:
         paths: Folders however deep, files of one patient, DICOM archives.
         settings: What will be done with the patients.
@@ -204,7 +207,6 @@ def plan(paths: Iterable[Path], settings: Settings | None = None, progress: Prog
     Raises:
         UnreadableImage: A path is not there, or there is no patient at all.
         SequenceProblem: There are patients, but every one of them has something wrong with it.
-        UserError: What the labels of the truths mean cannot be told.
         Cancelled: The user asked to stop.
     """
     settings, progress = settings or Settings(), progress or Progress()
@@ -235,7 +237,8 @@ def plan(paths: Iterable[Path], settings: Settings | None = None, progress: Prog
     truths = [patient.truth for patient in patients if patient.truth is not None]
     if truths and settings.labels is None:
         progress.update(0.8, "reading what the labels of the truths mean")
-        settings = replace(settings, labels=_convention(truths, progress.part(0.8, 1.0)))
+        with _kept(problems):
+            settings = replace(settings, labels=_convention(truths, progress.part(0.8, 1.0)))
     return Plan(tuple(patients), settings, tuple(str(problem) for problem in problems))
 
 
@@ -384,15 +387,18 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
 
 
-def _convention(truths: Iterable[Path], progress: Progress) -> Convention:
-    """What the labels mean, told from all truths together, as no single one may hold them all."""
+def _convention(truths: list[Path], progress: Progress) -> Convention:
+    """What the labels mean, told from all truths together, as no single one may hold them all.
 
-    def one_by_one() -> Iterator[Path]:
-        for path in truths:
-            progress.check()
-            yield path
-
-    return nifti.find_convention(one_by_one())
+    Raises:
+        UserError: They do not say.
+    """
+    present: set[int] = set()
+    for number, path in enumerate(truths):
+        progress.update(number / len(truths), "reading what the labels of the truths mean")
+        with suppress(UnreadableImage):  # told when the patient's turn comes
+            present |= nifti.label_values(path)
+    return nifti.tell_convention(present, truths)
 
 
 def require_some(files: SubjectFiles, allowed: tuple[Sequence, ...]) -> SubjectFiles:
