@@ -126,17 +126,16 @@ def told(going: Batch) -> list[str]:
     """What is to be read after the table: what failed, what the scores are worth."""
     said = [f"{row.name}: {row.error}" for row in going.rows if row.state is State.FAILED]
     found = batch.summary(going.rows)
-    for key, whose in (
-        ("scores", "patients the model had not seen"),
-        ("scores_of_all", "patients, also those it learnt from"),
-    ):
+    kinds = (("scores", "that the model had not learnt from"), ("scores_of_all", "in all"))
+    for key, whose in kinds:
         if key in found:
             scores = found[key]
             numbers = ", ".join(
                 f"{title.lower()} Dice {of['dice_mean']:.3f} and HD95 {of['hd95_mm_mean']:.1f} mm"
                 for title, of in ((title, scores[region]) for region, title in _REGIONS.items())
             )
-            said.append(f"Mean of {scores['patients']} {whose}: {numbers}.")
+            count = scores["patients"]
+            said.append(f"Mean of {count} patient{'s' * (count > 1)} {whose}: {numbers}.")
     if found["learnt_from"]:
         count, scored = len(found["learnt_from"]), sum(bool(row.scores) for row in going.rows)
         was = "was" if count == 1 else "were"

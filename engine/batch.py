@@ -257,7 +257,7 @@ class Batch:
         except OSError as error:
             raise unwritten(out / JOB, error) from error
         with whole_file(out / JOB) as partial:
-            partial.write_text(json.dumps(job, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            partial.write_text(json.dumps(job, indent=1) + "\n", encoding="utf-8")
         return cls(out, planned)
 
     @classmethod
@@ -398,7 +398,9 @@ class Batch:
 
             hands = Cluster(self.settings, messages, scheduler, progress)
         else:
-            hands = Crew(self.settings, messages, min(jobs or processes_here(), len(self.patients)), self.out / LOG)
+            hands = Crew(
+                self.settings, messages, min(jobs or processes_here(self.settings), len(self.patients)), self.out / LOG
+            )
         parts: dict[str, Path] = {}
         held = stopped = False
         try:
@@ -570,9 +572,9 @@ class Batch:
         rows = self.rows
         table, record = self.out / f"{SUMMARY}.csv", self.out / f"{SUMMARY}.json"
         with whole_file(table) as partial:
-            partial.write_text(as_csv(rows, self.out), encoding="utf-8", newline="")
+            partial.write_bytes(as_csv(rows, self.out).encode("utf-8", "replace"))
         with whole_file(record) as partial:
-            text = json.dumps(summary(rows, self.problems), sort_keys=True, indent=2, ensure_ascii=False)
+            text = json.dumps(summary(rows, self.problems), sort_keys=True, indent=2)
             partial.write_text(text + "\n", encoding="utf-8")
         return table
 
@@ -590,7 +592,7 @@ class Journal:
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """Add a line."""
-        line = (json.dumps({**entry, "time": _now()}, ensure_ascii=False) + "\n").encode()
+        line = (json.dumps({**entry, "time": _now()}) + "\n").encode()
         with self._writing:
             if not self._checked:
                 self._cut_torn_line()

@@ -289,10 +289,14 @@ def _divided(folder: Path, progress: Progress, depth: int = _DEPTH) -> tuple[boo
     if not scans and _dicom_directly(files) and dicom.looks_like_dicom([folder]):
         return False, [folder]
     exports = [file for file in files if dicom_files.is_archive(file) and dicom_files.any_dicom(file)]
+    sources: list[Path] = []
     for child in folders if depth else ():
         below, more = _divided(child, progress, depth - 1)
-        scans, exports = scans or below, [*exports, *more]
-    return scans, exports
+        if child.name.lower() == "sourcedata":  # of BIDS: what the NIfTI beside it was made from
+            sources = more
+        else:
+            scans, exports = scans or below, [*exports, *more]
+    return scans, exports if scans else [*exports, *sources]
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

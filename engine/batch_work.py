@@ -43,6 +43,8 @@ _GRACE_SECONDS = 0.7
 # Of one process with a network, four scans and their probabilities; 0.7 GB were measured.
 _PROCESS_MB = 1200
 _MOST_PROCESSES = 32
+# Each has its network in the GPU's memory; preparing the scans keeps so many processor cores busy.
+_MOST_ON_A_GPU = 4
 # 160 pixels wide, lines a pixel and a half.
 _PICTURE_MM, _PICTURE_DPI = 25.4, 160.0
 
@@ -302,7 +304,7 @@ class Crew:
 
     def __init__(self, settings: Settings, messages: queue.SimpleQueue[Message], jobs: int, log: Path) -> None:
         self._settings, self._messages, self._log = settings, messages, log
-        self.jobs = jobs or processes_here()
+        self.jobs = jobs or processes_here(settings)
         self._workers: list[_Worker] = []
         self._paused = False
 
@@ -429,12 +431,17 @@ class _Worker:
             self._messages.put(Message("lost", patient.name, text=why, for_memory=killed))
 
 
-def processes_here() -> int:
-    """How many worker processes this machine has processor cores and memory for."""
+def processes_here(settings: Settings) -> int:
+    """How many worker processes this machine has processor cores, memory and, where there is one, a GPU for."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     room = _MOST_PROCESSES
     with contextlib.suppress(ValueError, OSError, AttributeError):
         room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (_PROCESS_MB << 20)
+    if settings.device != "cpu":
+        from engine import runtime
+
+        if runtime.gpu_obstacle() is None:
+            room = min(room, _MOST_ON_A_GPU)
     return max(1, min(cores, room, _MOST_PROCESSES))
 
 

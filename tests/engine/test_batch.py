@@ -97,6 +97,7 @@ def test_patients_of_every_layout_are_found_under_one_folder(tmp_path: Path) -> 
     for sequence, name in ((T1, "T1w"), (FLAIR, "FLAIR")):
         phantoms.write_volume(bids / f"sub-01_{name}.nii.gz", phantoms.head(phantoms.grid("LPS"), sequence))
     fake_dicom.twelve_series(root / "exports" / "volunteer")
+    fake_dicom.Examination(root / "bids" / "sourcedata" / "sub-01").series(fake_dicom.T2, 1)
     other = fake_dicom.Examination(root / "exports" / "V2" / "DICOM", "Niemand^Nele", "0815")
     other.series(fake_dicom.T2, 1)
     planned = batch.plan([root])
