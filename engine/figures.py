@@ -8,6 +8,7 @@ corner of them lies on the mask's border. No crosshair, no name, no path.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -612,10 +613,13 @@ def width_of(text: str, points: float, medium: bool = False) -> float:
 
 
 def wrapped(text: str, points: float, width_mm: float, medium: bool = False) -> list[str]:
-    """A paragraph as lines that fit into a width; a word that does not fit alone is divided."""
+    """A paragraph as lines that fit into a width; a word that does not fit alone is divided.
+
+    No line ends at a hard space (U+00A0).
+    """
     lines: list[str] = []
     here = ""
-    for word in text.split():
+    for word in filter(None, re.split(r"[ \t\r\n]", text)):
         longer = f"{here} {word}" if here else word
         if width_of(longer, points, medium) <= width_mm:
             here = longer

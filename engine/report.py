@@ -7,7 +7,7 @@ No name, path or date of birth: pages are told apart by the hash of the mask and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from engine.inference import Segmentation
     from engine.pipeline import Worked
 
+# A space at which no line ends.
+_HARD = "\u00a0"
 _PAGE = (210.0, 297.0)
 _LEFT, _RIGHT, _TOP, _BOTTOM = 15.0, 195.0, 13.0, 15.0
 _WIDTH = _RIGHT - _LEFT
@@ -72,17 +74,20 @@ class _Size:
         points: Of text.
         pictures: As large as there is room for across the page, times this.
         every: Each plane on every scan, rather than the axial one on every scan and the others on one.
+        beside: With that, three pictures side by side are as small as four, and the volumes stand beside them.
     """
 
     points: float
     pictures: float
     every: bool = False
+    beside: bool = False
 
 
 # The first that leaves everything on one page; the usual one where none does.
 _USUAL = _Size(8.0, 1.0)
 _SIZES = (
-    _Size(8.5, 1.0, True), _Size(8.0, 1.0, True), _Size(8.0, 0.9, True), _Size(7.5, 0.85, True), _Size(8.0, 0.72, True),
+    _Size(8.5, 1.0, True), _Size(8.0, 1.0, True), _Size(8.0, 0.9, True), _Size(7.5, 0.85, True),
+    _Size(8.5, 1.0, True, True), _Size(8.0, 1.0, True, True), _Size(7.5, 0.95, True, True),
     _Size(8.5, 1.0), _USUAL, _Size(7.5, 1.0), _Size(7.5, 0.85), _Size(7.5, 0.7),
 )  # fmt: skip
 _MOST_LESIONS = 8
@@ -316,8 +321,8 @@ def accuracy(card: ModelCard, used: tuple[MriSequence, ...]) -> tuple[str, ...]:
         found = []
         for region, title in _TITLES.items():
             one = scores[region]
-            away = "" if one.hd95_mean is None else f" and HD95 {one.hd95_mean:.1f} mm"
-            found.append(f"{title} Dice {one.dice_mean:.2f} \u00b1 {one.dice_sd:.2f}{away}")
+            away = "" if one.hd95_mean is None else f" and HD95{_HARD}{one.hd95_mean:.1f}{_HARD}mm"
+            found.append(f"{title} Dice{_HARD}{one.dice_mean:.2f}{_HARD}\u00b1{_HARD}{one.dice_sd:.2f}{away}")
         said.append(
             f"Measured on {evaluation.patients} patients ({evaluation.how}), mean \u00b1 standard deviation: "
             f"{', '.join(found)}."
@@ -420,7 +425,9 @@ def _parts(wanted: Content) -> list[tuple[str, list[str]]]:
     # Where there was no need of one grid, nobody could have asked for it.
     done = [step["sentence"] for step in steps if step["did"] or step["step"] != "grid"]
     shape, spacing = (" \u00d7 ".join(f"{n:.4g}" for n in grid[key]) for key in ("shape", "spacing_mm"))
-    scans = [f"{MriSequence(s).title} {one['sha256'][:16]}" for s, one in record["inputs"].items() if one["sha256"]]
+    scans = [
+        f"{MriSequence(s).title}{_HARD}{one['sha256'][:16]}" for s, one in record["inputs"].items() if one["sha256"]
+    ]
     alone = "These figures are those of the model alone, before anything was corrected." if wanted.corrected else ""
     said = (
         ("Model", f"{_capital(model['title'])} {model['version']}. {record['reason']}", *wanted.accuracy, alone),
@@ -538,7 +545,7 @@ def _pictures(wanted: Content, size: _Size) -> list[_Block]:
         cells += [(scene.main, plane) for plane in scene.views if plane is not Plane.AXIAL]
         most = 3 if len(cells) == 3 else 4
         rows = [cells[start : start + most] for start in range(0, len(cells), most)]
-    across = len(rows[0])
+    across = 4 if size.beside else len(rows[0])
     width = (_WIDTH - _GAP * (across - 1)) / across
     boxes = {plane: view.box for plane, view in scene.views.items()}
     widest = max(box[2] for box in boxes.values())
@@ -563,12 +570,12 @@ def _pictures(wanted: Content, size: _Size) -> list[_Block]:
                 paint_view(canvas, scene, sequence, view, area, scale, True, bar, view.words, lines)
             if beside:
                 start = _LEFT + len(row) * (width + _GAP) + 2.0
-                _volumes(canvas, wanted, start, y + above, _RIGHT - start)
+                _volumes(canvas, wanted, start, y + above, _RIGHT - start, size.beside)
 
         return _Block(height + above + _GAP, paint, joined=True)
 
     beside = len(rows[-1]) < across
-    blocks = [row_of(row, beside and row is rows[-1]) for row in rows]
+    blocks = [row_of(row, beside and row is rows[0 if size.beside else -1]) for row in rows]
     said = " ".join((scene.about, scene.sides(), "All pictures at one scale."))
     lines = wrapped(said, _SMALL_PT, _WIDTH)
 
@@ -592,11 +599,12 @@ def _diameters(scene: Scene) -> tuple[Line, ...]:
     return found[1].longest, found[1].across
 
 
-def _volumes(canvas: Canvas, wanted: Content, x: float, y: float, width: float) -> None:
-    """Both volumes, large, side by side."""
+def _volumes(canvas: Canvas, wanted: Content, x: float, y: float, width: float, stacked: bool = False) -> None:
+    """Both volumes, large, side by side or one above the other."""
     measured = wanted.measured["regions"]
     for number, (region, title) in enumerate(_TITLES.items()):
-        one, left = measured[region], x + number * (width / 2 + 1.0)
+        one, left = measured[region], x + (0.0 if stacked else number * (width / 2 + 1.0))
+        y += number * 27.0 if stacked else 0.0
         canvas.fill((left, y, 1.0, 21.0), TUMOUR[number].colour)
         canvas.words(left + 3.4, y + 2.8, title.capitalize(), 8.0, INK)
         canvas.words(left + 3.4, y + 10.2, f"{one['volume_ml']:.1f} ml", 17.0, INK, medium=True)
@@ -806,6 +814,13 @@ def _go_on(canvas: Canvas, wanted: Content) -> None:
         room = _WIDTH - 8.0 - canvas.width_of(words, 8.0, medium=True)
         canvas.words(_RIGHT, _TOP + 3.0, shortened(wanted.title, 8.0, room), 8.0, INK, "right")
     canvas.lines((np.array([[_LEFT, _TOP + 5.2], [_RIGHT, _TOP + 5.2]]),), HAIRLINE, 0.5)
+
+
+def _sizes(scans: int) -> Iterator[_Size]:
+    """Those that make sense for so many scans."""
+    for size in _SIZES:
+        if not (size.every and scans == 1) and not (size.beside and scans > 3):
+            yield size
 
 
 def _foot(canvas: Canvas, wanted: Content, number: int, count: int) -> None:
