@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pydicom
 import pytest
+from pypdf import PdfReader
 
 from app import DEMO, cli
 from engine import (
@@ -1075,7 +1076,7 @@ def test_files_without_names_are_told_by_what_they_show_and_what_is_unusual_is_s
 
 def test_more_than_masks_is_written_when_asked_for(run: Run, models: Path, patient: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = ("--probabilities", "--table", "--stl")
+    words = ("--probabilities", "--table", "--stl", "--report", "--figure", "--title", "Study 0417")
     [result] = run("segment", patient, "--out", out, *words, "--json").answer["subjects"]
     assert {Path(path).name for path in result["outputs"].values()} == {
         "anna_whole_tumour_probseg.nii.gz",
@@ -1084,7 +1085,15 @@ def test_more_than_masks_is_written_when_asked_for(run: Run, models: Path, patie
         "anna_tumour_core.stl",
         "anna_table.csv",
         "anna_table.json",
+        "anna_report.pdf",
+        "anna_figure.png",
     }
+    [page] = PdfReader(result["outputs"]["report"]).pages
+    words_of_it = " ".join(page.extract_text().split())
+    assert "Study 0417" in words_of_it
+    assert f"{result['volumes_ml']['whole_tumour']:.1f} ml" in words_of_it
+    assert "anna" not in words_of_it
+    assert run("verify", result["outputs"]["report"], "--inputs", patient).code == 0
     plain = tmp_path / "plain"
     assert run("segment", patient, "--out", plain).code == 0
     assert (plain / "anna_seg.nii.gz").read_bytes() == (out / "anna_seg.nii.gz").read_bytes()
