@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from collections.abc import Sequence as SequenceOf
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -52,7 +53,7 @@ from app.nudging import NudgeTool, screen_step
 from app.preparation_panel import CheckBar, PreparationPanel
 from app.preparing import FINE, STEP_DEG, STEP_MM, Preparation
 from app.readout import Readout
-from app.review import TRUTH, Review
+from app.review import TRUTH, Look, Review
 from app.ruler import RulerTool
 from app.segment_panel import ResultPanel, SegmentPanel
 from app.series_card import SeriesCard
@@ -62,6 +63,7 @@ from app.shortcuts import bind, in_group, sheet
 from app.slice_view import Tool as SliceTool
 from app.speech import SliceSpeech
 from app.surface_cell import SurfaceCell
+from app.telling import Problem
 from app.theme import Theme
 from app.tour import Step, Tour
 from app.viewer_model import PRESETS, Layout, Plane, ViewerModel
@@ -69,10 +71,10 @@ from app.welcome import Emblem, Welcome
 from engine.volume import Sequence
 
 if TYPE_CHECKING:
+    from app.batch_page import BatchPage
     from app.follow_up import FollowUpWindow
     from app.training_background import TrainingBackground
     from app.training_wizard import TrainingWizard
-    from app.wizard_model import Look
     from engine.model_card import ModelCard
     from engine.outputs import Wanted
 
@@ -81,6 +83,9 @@ Choice = TypeVar("Choice", bound=Enum)
 PANEL_WIDTH = 304
 SWIPE_STEP = 0.02
 TRAIN_YOUR_OWN = "Train your own"
+BATCH = "Batch"
+# From so many patients on, one after the other is more than anybody wants to click through.
+MANY = 4
 SCANS = "MRI scans (*.nii *.nii.gz)"
 SCANS_AND_CASES = f"MRI scans and cases (*.nii *.nii.gz *{ENDING})"
 CASES = f"Cases (*{ENDING})"
@@ -127,6 +132,8 @@ class MainWindow(QMainWindow):
         self.cases = Cases(model, session, jobs, self.corrections, settings, self)
         self.wizard: TrainingWizard | None = None
         self.follow_up: FollowUpWindow | None = None
+        self.batch: BatchPage | None = None
+        self._source: list[Path] = []
         self._background: TrainingBackground | None = None
         self._wanted: Look | None = None
         self.banner = Banner(theme, session)
@@ -196,6 +203,7 @@ class MainWindow(QMainWindow):
         session.patient_changed.connect(self._update)
         session.stage_changed.connect(self._update)
         session.patient_changed.connect(self._look)
+        session.patient_changed.connect(self._offer_batch)
         session.result_changed.connect(self._update)
         session.result_changed.connect(self._show_doubts)
         session.problem_changed.connect(self._update_message)
@@ -283,6 +291,9 @@ class MainWindow(QMainWindow):
         row.addSpacing(4)
         row.addWidget(self.side_choice)
         row.addSpacing(4)
+        self.batch_button = push(BATCH, "flat", "Segment many patients at once (Ctrl+B)")
+        self.batch_button.clicked.connect(lambda: self.show_batch())
+        row.addWidget(self.batch_button)
         self.train_button = push(TRAIN_YOUR_OWN, "flat", "Train models on patients of your own (Ctrl+T)")
         self.train_button.clicked.connect(lambda: self.show_training())
         row.addWidget(self.train_button)
@@ -313,12 +324,13 @@ class MainWindow(QMainWindow):
             ("Verify a result...", "Ctrl+Shift+V", self.verify),
             ("Close the patient", "Ctrl+W", self.session.close),
             ("Follow-up...", "Ctrl+F", self.show_follow_up),
+            (f"{BATCH}...", "Ctrl+B", self.show_batch),
             (f"{TRAIN_YOUR_OWN}...", "Ctrl+T", self.show_training),
             ("Add to the training set", "", self.cases.learn_from),
         ):
             entry = action(text, self, keys)
             entry.triggered.connect(lambda _=False, act=act: act())
-            if act == self.show_training:
+            if act == self.show_batch:
                 menu.addSeparator()
             menu.addAction(entry)
             self.menu_actions[text.rstrip(".")] = entry
@@ -612,12 +624,13 @@ class MainWindow(QMainWindow):
         elif records and len(records) == len(paths):
             self.verify(records[0])
         else:
+            self._source = paths
             self.session.open(paths, segment)
 
     def browse_folder(self) -> None:
         """Choose a folder with one patient or several."""
         name = QFileDialog.getExistingDirectory(self, "Open a folder", self._last_folder())
-        self._opened([Path(name)] if name else [], self.session.open)
+        self._opened([Path(name)] if name else [], self.open)
 
     def browse_more(self) -> None:
         """Choose further files of this patient."""
@@ -811,8 +824,62 @@ class MainWindow(QMainWindow):
         if watch is not None and watch.training is not None and watch.under_way and model.training is None:
             model.look_at(watch.training)
 
+    # Batches
+
+    def show_batch(self, paths: SequenceOf[Path] = ()) -> BatchPage:
+        """Open the batch page, or bring it to the front as it was left.
+
+        Args:
+            paths: Folders of patients to plan for.
+        """
+        if self.batch is None:
+            # Whoever segments alone waits for none of this.
+            from app.batch_model import BatchModel
+            from app.batch_page import BatchPage
+
+            # Threads of its own: a batch must not keep a patient waiting who is opened here.
+            self._batch_jobs = Jobs(self)
+            model = BatchModel(self._batch_jobs, self)
+            model.look_wanted.connect(self.look)
+            for signal in (model.progressed, model.stage_changed):
+                signal.connect(self._update_batch)
+            self.batch = BatchPage(self.theme, self._batch_jobs, model)
+        if self.batch.isMinimized():
+            self.batch.showNormal()
+        self.batch.show()
+        self.batch.raise_()
+        self.batch.activateWindow()
+        if paths:
+            self.batch.batch.open(list(paths))
+        return self.batch
+
+    def _update_batch(self) -> None:
+        """How far a batch is stands on the button that leads there."""
+        assert self.batch is not None
+        model = self.batch.batch
+        words = f"{BATCH} {round(100 * model.fraction)} %" if model.under_way else BATCH
+        if words != self.batch_button.text():
+            self.batch_button.setText(words)
+            self.batch_button.setAccessibleName(words)
+
+    def _offer_batch(self) -> None:
+        """Once the first of many patients is on screen."""
+        many = len(self.session.patients)
+        if self._source and self.session.stage is not Stage.LOADING:
+            source, self._source = self._source, []
+            if many >= MANY and self.session.problem is None:
+                self._tell_batch(many, source)
+
+    def _tell_batch(self, many: int, source: list[Path]) -> None:
+        def take() -> None:
+            self.session.dismiss()
+            self.show_batch(source)
+
+        words = f"There are {many} patients here; this is the first. A batch segments them all."
+        self.session.tell(Problem(words, (("Segment them all", take),), note=True))
+
     def look(self, wanted: Look) -> None:
-        """Open a patient of a training, with what a network made of it beside its truth."""
+        """Open a patient of a training or a batch, with what a network made of it beside its truth."""
         self._wanted = wanted
         self.session.open(wanted.scans)
         self.raise_()
@@ -825,12 +892,12 @@ class MainWindow(QMainWindow):
             return
         self._wanted = None
         # Somebody may have opened another patient meanwhile.
-        if session.files is None or set(session.files.files.values()) != set(wanted.scans):
+        if not _is_of(session, wanted.scans):
             return
         if wanted.mask is not None:
             from engine.nifti import Convention
 
-            self.review.show_file(wanted.mask, wanted.title, Convention.GLIASCOPE, wanted.truth)
+            self.review.show_file(wanted.mask, wanted.title, Convention.GLIASCOPE, wanted.truth, wanted.convention)
         elif wanted.truth is not None:
             self.review.show_file(wanted.truth, TRUTH, wanted.convention)
 
@@ -1244,6 +1311,11 @@ class MainWindow(QMainWindow):
         if self._background is not None and not self._background.may_close():
             event.ignore()
             return
+        if self.batch is not None and not self.batch.may_close(self.close, quitting=True):
+            # The question lies over the other window.
+            self.show_batch()
+            event.ignore()
+            return
         if self.isFullScreen():
             self.toggle_full_screen()
         self.settings.geometry = self.saveGeometry()
@@ -1258,6 +1330,10 @@ class MainWindow(QMainWindow):
             self.wizard.close()
             self.wizard.deleteLater()
             self._training_jobs.close()
+        if self.batch is not None:
+            self.batch.close()
+            self.batch.deleteLater()
+            self._batch_jobs.close()
         if self._background is not None:
             self._background.close()
         if self.follow_up is not None:
@@ -1284,6 +1360,14 @@ def trainings_folder() -> Path:
 def dropped_paths(mime: QMimeData) -> list[Path]:
     """The local files and folders of a drop."""
     return [Path(url.toLocalFile()) for url in mime.urls() if url.isLocalFile()]
+
+
+def _is_of(session: Session, scans: tuple[Path, ...]) -> bool:
+    """Whether the patient on the desk was opened from these files, or from these DICOM exports."""
+    if session.studies is not None:
+        return set(session.studies.source) == set(scans)
+    files = session.files
+    return files is not None and {*files.files.values(), *files.unknown} == set(scans)
 
 
 def _after(choice: Choice, step: int = 1) -> Choice:

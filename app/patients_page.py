@@ -48,9 +48,10 @@ from PySide6.QtWidgets import (
 
 from app.controls import ElidedLabel, Segments, clear, label, place_in_words, push
 from app.jobs import Jobs
+from app.review import Look
 from app.slice_layers import edge
 from app.theme import CORE, DARK, LABEL_PX, WHOLE_TUMOUR, Theme, blend, body_font
-from app.wizard_model import Look, WizardModel
+from app.wizard_model import WizardModel
 from engine.volume import Sequence
 from trainer import corrected
 

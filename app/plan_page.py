@@ -37,9 +37,8 @@ from app.plan_parts import (
     count_of_patients,
     device_in_words,
 )
-from app.telling import Problem
+from app.telling import Problem, time_left
 from app.theme import Theme
-from app.training_course import time_left
 from app.wizard_model import WizardModel
 from engine.progress import Progress
 from engine.volume import Sequence

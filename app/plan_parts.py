@@ -20,8 +20,8 @@ from PySide6.QtWidgets import (
 
 from app import installing
 from app.controls import clear, label, push
+from app.telling import time_left
 from app.theme import LABEL_PX, RADIUS, Theme, blend, body_font
-from app.training_course import time_left
 from engine.volume import Sequence
 from trainer.wizard import HoldOut
 

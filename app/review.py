@@ -45,6 +45,25 @@ class Offer:
     chosen: bool = False
 
 
+@dataclass(frozen=True)
+class Look:
+    """A patient to be opened in the viewer.
+
+    Attributes:
+        scans: The files of the sequences, or the DICOM exports.
+        truth: The ground truth, to compare with; ``None`` without one.
+        mask: What a network made of it; ``None`` where there is nothing to show.
+        title: What the mask is called, such as ``"Student T1"``.
+        convention: What the labels of the truth mean; told from the file when not given.
+    """
+
+    scans: tuple[Path, ...]
+    truth: Path | None = None
+    mask: Path | None = None
+    title: str = ""
+    convention: Convention | None = None
+
+
 class Review(QObject):
     """The versions of the patient on the desk, and what is known of the one on screen.
 
@@ -125,7 +144,14 @@ class Review(QObject):
 
             self.compare_file(path, TRUTH, Convention.GLIASCOPE if path.parent == DEMO else None)
 
-    def show_file(self, path: Path, title: str, convention: Convention | None, truth: Path | None = None) -> None:
+    def show_file(
+        self,
+        path: Path,
+        title: str,
+        convention: Convention | None,
+        truth: Path | None = None,
+        truth_convention: Convention | None = None,
+    ) -> None:
         """Show a mask that was made elsewhere as if it were the result, and go to where it is largest.
 
         Args:
@@ -133,6 +159,7 @@ class Review(QObject):
             title: What it is called.
             convention: What its labels mean; told from the file when not given.
             truth: What it is to be compared with once it is there.
+            truth_convention: What the labels of that mean; told from the file when not given.
         """
         worked = self._session.worked
         if worked is None:
@@ -145,7 +172,7 @@ class Review(QObject):
             self._session.go_to_largest()
             self.changed.emit()
             if truth is not None:
-                self.compare_file(truth, TRUTH)
+                self.compare_file(truth, TRUTH, truth_convention)
             self._tell_note(note)
 
         self._jobs.run(

@@ -78,3 +78,15 @@ class Teller(QObject):
         if problem is not self._problem:
             self._problem = problem
             self.problem_changed.emit()
+
+
+def time_left(low: float, high: float) -> str:
+    """Seconds that are left as people say it: ``"35 to 48 min"``, ``"2 to 3 h"``, ``"less than a minute"``."""
+    if high < 60:
+        return "less than a minute"
+    units = ((60, "min", 90 * 60), (3600, "h", 48 * 3600), (86400, "days", float("inf")))
+    size, unit = next((size, unit) for size, unit, until in units if high <= until)
+    # A quarter of an hour in the estimate of half a day means nothing.
+    digits = 1 if unit != "min" and high / size < 10 else 0
+    ends = [f"{max(value / size, 10**-digits):.{digits}f}" for value in (low, high)]
+    return f"{ends[1]} {unit}" if ends[0] == ends[1] else f"{ends[0]} to {ends[1]} {unit}"

@@ -11,8 +11,9 @@ from PySide6.QtWidgets import QSystemTrayIcon, QWidget
 from app.cards import Card
 from app.controls import label, push
 from app.jobs import Jobs, Queue
+from app.telling import time_left
 from app.theme import DARK, Theme
-from app.training_course import Answer, time_left
+from app.training_course import Answer
 from app.training_watch import TrainingWatch
 from app.welcome import draw_emblem
 from engine.progress import Progress

@@ -327,17 +327,5 @@ def log_line(when: float, words: str) -> str:
     return f"{datetime.fromtimestamp(when):%H:%M:%S}  {words}" if when else words
 
 
-def time_left(low: float, high: float) -> str:
-    """Seconds that are left as people say it: ``"35 to 48 min"``, ``"2 to 3 h"``, ``"less than a minute"``."""
-    if high < 60:
-        return "less than a minute"
-    units = ((60, "min", 90 * 60), (3600, "h", 48 * 3600), (86400, "days", float("inf")))
-    size, unit = next((size, unit) for size, unit, until in units if high <= until)
-    # A quarter of an hour in the estimate of half a day means nothing.
-    digits = 1 if unit != "min" and high / size < 10 else 0
-    ends = [f"{max(value / size, 10**-digits):.{digits}f}" for value in (low, high)]
-    return f"{ends[1]} {unit}" if ends[0] == ends[1] else f"{ends[0]} to {ends[1]} {unit}"
-
-
 def _patients(count: int) -> str:
     return "one patient" if count == 1 else f"{count} patients"

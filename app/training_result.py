@@ -387,7 +387,7 @@ class ResultPage(QWidget):
         training = self._training
         if training is None:
             return
-        from app.wizard_model import Look
+        from app.review import Look
 
         def find(progress: Progress) -> Look:
             known = training.patients.named(patient.name)

@@ -23,9 +23,9 @@ from PySide6.QtWidgets import (
 from app.controls import label, push
 from app.curves import CurvePlot, Figure, FigureTile, Piece, RunStrip, Series, smoothed, thinned
 from app.jobs import Jobs
-from app.telling import Problem
+from app.telling import Problem, time_left
 from app.theme import GAP, Theme
-from app.training_course import CORE, WHOLE, Answer, Course, RunCourse, Score, Stage, log_line, time_left
+from app.training_course import CORE, WHOLE, Answer, Course, RunCourse, Score, Stage, log_line
 from app.training_previews import Previews
 from app.training_watch import TrainingWatch
 from trainer.training import Command, Standing, State

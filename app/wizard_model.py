@@ -21,32 +21,12 @@ from trainer.wizard import Page, Wizard
 
 if TYPE_CHECKING:
     from engine.model_card import ModelCard
-    from engine.nifti import Convention
     from trainer.doctor import Finding, PatientReport, Repair, Report
     from trainer.patients import Patients
     from trainer.training import Training
     from trainer.wizard import Plan
 
 PAGES = tuple(Page)
-
-
-@dataclass(frozen=True)
-class Look:
-    """A patient to be opened in the viewer.
-
-    Attributes:
-        scans: The files of the sequences.
-        truth: The ground truth, to compare with; ``None`` without one.
-        mask: What a network made of it; ``None`` where there is nothing to show.
-        title: What the mask is called, such as ``"Student T1"``.
-        convention: What the labels of the truth mean; told from the file when not given.
-    """
-
-    scans: tuple[Path, ...]
-    truth: Path | None = None
-    mask: Path | None = None
-    title: str = ""
-    convention: Convention | None = None
 
 
 @dataclass(frozen=True)

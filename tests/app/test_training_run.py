@@ -14,9 +14,9 @@ from PySide6.QtWidgets import QPushButton
 
 from app.curves import CurvePlot, apart, nice_ceiling, role_colour, smoothed, thinned
 from app.jobs import Jobs
-from app.telling import Teller
+from app.telling import Teller, time_left
 from app.theme import DARK, LIGHT, Theme, contrast
-from app.training_course import Course, Stage, time_left
+from app.training_course import Course, Stage
 from app.training_run import TrainPage
 from app.training_watch import plans_of
 from app.viewer_model import Mask
