@@ -7,12 +7,13 @@ more than one.
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from pathlib import Path
@@ -24,7 +25,7 @@ from app.jobs import Job, Jobs, Queue
 from app.review import Look
 from app.telling import Problem, Teller, time_left
 from engine import batch
-from engine.batch import Batch, Done, Event, Failed, Finished, Patient, Paused, Plan, Progressed, Row, Settings, State
+from engine.batch import Batch, Done, Event, Patient, Paused, Plan, Progressed, Row, Settings, Started, State
 from engine.errors import MissingSequence
 from engine.model_card import ModelCard
 from engine.progress import Progress
@@ -79,12 +80,12 @@ class Clock:
         self._before = 0.0
         self._since: float | None = None
         self._seconds: list[float] = []
-        self._ended = 0
+        self._begun: dict[str, float] = {}
 
     def begin(self) -> None:
-        """A run begins; what earlier ones took says nothing, as another machine may have done them."""
-        self.__init__()  # type: ignore[misc]
-        self._since = time.monotonic()
+        """A run begins; what earlier ones took says nothing, as the machine may have been another."""
+        self._before, self._since = 0.0, time.monotonic()
+        self._seconds, self._begun = [], {}
 
     def hold(self, held: bool) -> None:
         """A pause is no work."""
@@ -94,38 +95,43 @@ class Clock:
         elif not held and self._since is None:
             self._since = time.monotonic()
 
-    def end(self) -> None:
-        """The run is over."""
-        self.hold(True)
+    def started(self, name: str) -> None:
+        """A patient's turn has come."""
+        self._begun[name] = self.worked
 
     def count(self, row: Row) -> None:
         """A patient has ended."""
-        self._ended += 1
-        if row.state is State.DONE:
-            self._seconds.append(row.seconds)
+        begun = self._begun.pop(row.name, None)
+        if row.state is State.DONE and begun is not None:
+            self._seconds.append(self.worked - begun)
 
     @property
     def worked(self) -> float:
         """Seconds of this run, without pauses."""
         return self._before + (time.monotonic() - self._since if self._since is not None else 0.0)
 
-    def left(self, running: Iterable[float], waiting: int) -> tuple[float, float] | None:
+    def left(self, running: Collection[str], waiting: int) -> tuple[float, float] | None:
         """Seconds until nothing is left, from and to; None while that is not known.
 
         Args:
-            running: How far each patient under way has come, 0..1.
+            running: Who is being segmented, side by side.
             waiting: How many patients have not begun.
         """
-        shares = list(running)
-        done, still = self._ended + sum(shares), waiting + sum(1 - share for share in shares)
-        if self._ended < ESTIMATE_FROM or len(self._seconds) < ESTIMATE_FROM:
+        known = len(self._seconds)
+        if known < ESTIMATE_FROM:
             return None
-        # Two standard errors of a sum of ``still`` patients, whose mean is known from ``done`` of them; patients
-        # differ by at least a tenth, whatever the first few look like.
-        spread = max(0.1, statistics.stdev(self._seconds) / statistics.fmean(self._seconds))
-        each = self.worked / done
-        error = 2 * spread * each * (still + still**2 / done) ** 0.5
-        return max(0.0, each * still - error), each * still + error
+        each = statistics.fmean(self._seconds)
+        # Who has taken longer than the others did is not done at once for that.
+        still = [max(each - (self.worked - self._begun.get(name, self.worked)), 0.15 * each) for name in running]
+        hands = max(1, len(still))
+        # The last ones are not done faster because others were done beside the earlier ones.
+        mean = max((waiting * each + sum(still)) / hands, each * math.ceil(waiting / hands), *still, 0.0)
+        # Two standard errors of the sum of ``rest`` patients whose mean is known from ``known`` others; patients differ
+        # by a tenth at least, whatever the first few look like.
+        spread = max(0.1 * each, statistics.stdev(self._seconds))
+        rest = waiting + sum(still) / each
+        error = 2 * spread * math.sqrt(rest + rest**2 / known) / hands
+        return max(0.0, mean - error), mean + error
 
 
 class BatchModel(Teller):
@@ -282,7 +288,7 @@ class BatchModel(Teller):
         elif self._stage is Stage.STOPPING:
             said.append("stopping")
         elif self.under_way:
-            running = [row.fraction for row in self.rows if row.state is State.RUNNING]
+            running = [row.name for row in self.rows if row.state is State.RUNNING]
             left = self.clock.left(running, counts[State.WAITING])
             said.append(f"{time_left(*left)} left" if left is not None else "time left is told after a few patients")
         return ", ".join(said)
@@ -517,7 +523,7 @@ class BatchModel(Teller):
 
     def _ended(self, error: Exception | None = None) -> None:
         self._take_in()
-        self.clock.end()
+        self.clock.hold(True)
         self._paused = False
         self._job = None
         self._begin(Stage.RESTING)
@@ -611,7 +617,9 @@ class BatchModel(Teller):
                 continue
             else:
                 rows = (said.row,)
-                if isinstance(said, Finished | Failed):
+                if isinstance(said, Started):
+                    self.clock.started(said.name)
+                else:
                     self.clock.count(said.row)
             for row in rows:
                 place = self._places[row.name]
@@ -637,7 +645,6 @@ class BatchModel(Teller):
         self._places = {row.name: place for place, row in enumerate(self.rows)}
         self._counts = Counter(row.state for row in self.rows)
         self.listed.emit()
-        self.plan_changed.emit()
 
     def _begin(self, stage: Stage) -> None:
         self._stage = stage

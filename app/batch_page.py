@@ -27,7 +27,6 @@ from PySide6.QtWidgets import (
     QLabel,
     QLineEdit,
     QMainWindow,
-    QProgressBar,
     QPushButton,
     QScrollArea,
     QSizePolicy,
@@ -42,7 +41,7 @@ from app.cards import Banner, Card, DropTargets
 from app.controls import Choice, ElidedLabel, Segments, clear, label, place_in_words, push
 from app.jobs import Jobs
 from app.shortcuts import bind
-from app.theme import DARK, LABEL_PX, Theme, body_font
+from app.theme import DARK, LABEL_PX, Theme, blend, body_font
 from app.welcome import Emblem
 from engine import batch
 from engine.batch import Row, State
@@ -54,6 +53,8 @@ BEST = "Best for each patient"
 REGIONS = {"whole_tumour": "Whole tumour", "tumour_core": "Core"}
 # The picture beside the table is read when the keys have come to rest on a patient.
 PICTURE_AFTER_MS = 80
+# What is said of all patients together is summed up no more often than it can be read.
+SUMMARY_EVERY_MS = 400
 
 
 class BatchPage(QMainWindow):
@@ -138,6 +139,10 @@ class BatchPage(QMainWindow):
         self.table.toggled.connect(self.toggle)
         self.detail.look.connect(model.look)
         theme.changed.connect(self._update_icons)
+        self._later = QTimer(self)
+        self._later.setSingleShot(True)
+        self._later.setInterval(SUMMARY_EVERY_MS)
+        self._later.timeout.connect(self._chose)
         self._bind_keys()
         self._update_icons()
         self._relist()
@@ -366,10 +371,16 @@ class BatchPage(QMainWindow):
     def _rows_changed(self, places: object, only_progress: bool) -> None:
         if only_progress:
             return
-        rows = self.batch.rows
+        rows, count = self.batch.rows, self.batch.count
+        counts = {show: count(State[show.name]) for show in (Show.RUNNING, Show.DONE, Show.FAILED)}
+        counts[Show.ALL], counts[Show.WAITING] = len(rows), count(State.WAITING) + count(State.SKIPPED)
+        counts[Show.TO_READ] = sum(map(Show.TO_READ.lists, rows))
         for show in Show:
-            self.show_choice.button(show).setText(f"{show.value}  {sum(map(show.lists, rows))}")
-        self.detail.show_rows(self.selected())
+            self.show_choice.button(show).setText(f"{show.value}  {counts[show]}")
+        if self.table.selectionModel().hasSelection():
+            self._chose()
+        elif not self._later.isActive():
+            self._later.start()
         self._update_course()
         self._update_foot()
 
@@ -556,7 +567,7 @@ def _chip(title: str, tip: str) -> QPushButton:
     return button
 
 
-class CourseBar(QProgressBar):
+class CourseBar(QWidget):
     """One line for everybody: done, under way, failed.
 
     Args:
@@ -567,14 +578,13 @@ class CourseBar(QProgressBar):
     def __init__(self, theme: Theme, model: BatchModel) -> None:
         super().__init__()
         self._theme, self._batch = theme, model
-        self.setRange(0, 1000)
-        self.setTextVisible(False)
+        # A progress bar of Qt paints at once whatever waits to be painted, each time that it is told a value.
+        self.setFixedHeight(6)
         self.setAccessibleName("How far the batch is")
         theme.changed.connect(self.update)
 
     def update_value(self) -> None:
         """Show where the batch is now."""
-        self.setValue(round(1000 * self._batch.fraction))
         self.setAccessibleDescription(self._batch.words)
         self.update()
 
@@ -590,9 +600,11 @@ class CourseBar(QProgressBar):
         failed = model.count(State.FAILED) / rows
         running = sum(row.fraction for row in model.rows if row.state is State.RUNNING) / rows
         left = 0.0
+        quiet = c.secondary if model.paused else c.accent
         for share, colour in (
+            (model.count(State.DONE) / rows, quiet),
             (failed, c.warning),
-            (model.count(State.DONE) / rows + running, c.secondary if model.paused else c.accent),
+            (running, blend(quiet, c.raised, 0.6)),
         ):
             width = whole.width() * share
             if width > 0:
@@ -737,7 +749,7 @@ class Detail(QScrollArea):
         row.setSpacing(8)
         self.look_button = push("Open in the viewer", "", "Open the scans, with the mask where there is one (Enter)")
         self.look_button.clicked.connect(lambda: self.look.emit(self._rows[0].name))
-        self.turn_button = push("", "", "")
+        self.turn_button = push("Leave out")
         self.turn_button.clicked.connect(self._turn)
         row.addWidget(self.look_button)
         row.addWidget(self.turn_button)

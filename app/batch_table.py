@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from enum import Enum
+from functools import cache
 from pathlib import Path
 
 from PySide6.QtCore import (
@@ -71,14 +72,14 @@ class Column(Enum):
     """The columns of the table: title and width; a width of 0 takes what is left."""
 
     PICTURE = ("", 56)
-    PATIENT = ("Patient", 156)
+    PATIENT = ("Patient", 148)
     SEQUENCES = ("Sequences", 152)
-    STATE = ("State", 132)
-    TUMOUR = ("Tumour ml", 88)
-    CORE = ("Core ml", 80)
-    DICE = ("Dice", 54)
-    DICE_CORE = ("Dice core", 74)
-    SECONDS = ("Seconds", 68)
+    STATE = ("State", 120)
+    TUMOUR = ("Tumour ml", 84)
+    CORE = ("Core ml", 74)
+    DICE = ("Dice", 52)
+    DICE_CORE = ("Core", 52)
+    SECONDS = ("Seconds", 66)
     MODEL = ("Model", 140)
     KNOW = ("What to know", 0)
 
@@ -104,9 +105,9 @@ COLUMNS = tuple(Column)
 NUMBERS = (Column.TUMOUR, Column.CORE, Column.DICE, Column.DICE_CORE, Column.SECONDS)
 # Where the window is narrow, what the detail beside the table says too makes room, in this order.
 DISPENSABLE = (Column.MODEL, Column.SECONDS, Column.DICE_CORE, Column.SEQUENCES, Column.CORE, Column.DICE)
-LEAST_FOR_WORDS = 150
+RESULTS = (Column.PICTURE, Column.TUMOUR, Column.CORE, Column.DICE, Column.DICE_CORE, Column.SECONDS)
+LEAST_FOR_WORDS = 132
 SORT = Qt.ItemDataRole.UserRole
-ROW = Qt.ItemDataRole.UserRole + 1
 STATES = {
     State.RUNNING: "Running",
     State.FAILED: "Failed",
@@ -191,13 +192,15 @@ class BatchTable(QAbstractTableModel):
         super().__init__(model)
         self.batch = model
         self._rows = 0
+        # Sorting asks for each of them a dozen times.
+        self._keys: dict[Column, list[object]] = {}
         model.listed.connect(self._reset)
         model.rows_changed.connect(self._changed)
-        model.plan_changed.connect(lambda: self._changed(range(self._rows), False))
         self._reset()
 
     def _reset(self) -> None:
         self.beginResetModel()
+        self._keys.clear()
         self._rows = len(self.batch.rows)
         self.endResetModel()
 
@@ -205,6 +208,8 @@ class BatchTable(QAbstractTableModel):
         assert isinstance(places, list | range)
         if not places:
             return
+        if not only_progress:
+            self._keys.clear()
         # A patient that has come further moves no row; every further column would be sorted and filtered anew.
         first, last = (COLUMNS.index(Column.STATE),) * 2 if only_progress else (0, len(COLUMNS) - 1)
         begin = before = places[0]
@@ -243,13 +248,11 @@ class BatchTable(QAbstractTableModel):
         return Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> object:
+        if role == SORT:
+            return self._key(index.row(), COLUMNS[index.column()])
         row, column = self.batch.rows[index.row()], COLUMNS[index.column()]
-        if role == ROW:
-            return row
         if role == Qt.ItemDataRole.DisplayRole:
             return self.words(row, column)
-        if role == SORT:
-            return self._sorted_by(row, column)
         if role == Qt.ItemDataRole.ToolTipRole:
             return self._told(row, column)
         if role == Qt.ItemDataRole.AccessibleTextRole:
@@ -283,6 +286,12 @@ class BatchTable(QAbstractTableModel):
         """The ends that a volume lies between, below it; empty where they are not known."""
         interval = row.intervals_ml.get(column.region) if column in (Column.TUMOUR, Column.CORE) else None
         return interval_in_words(interval).removeprefix("90 %: ") if interval is not None else ""
+
+    def _key(self, place: int, column: Column) -> object:
+        keys = self._keys.get(column)
+        if keys is None:
+            keys = self._keys[column] = [self._sorted_by(row, column) for row in self.batch.rows]
+        return keys[place]
 
     def _sorted_by(self, row: Row, column: Column) -> object:
         """A number or text; of one kind within a column."""
@@ -335,6 +344,7 @@ def know(row: Row, model: BatchModel) -> str:
     return said[0] + more if said else ""
 
 
+@cache
 def natural(words: str) -> str:
     """So that patient 2 comes before patient 10: numbers are as long as each other."""
     out, digits = [], ""
@@ -395,14 +405,16 @@ class RowPainter(QStyledItemDelegate):
     def __init__(self, theme: Theme, table: Table, pictures: Pictures) -> None:
         super().__init__(table)
         self._theme, self._view, self._pictures = theme, table, pictures
+        # A font made anew for each of two hundred cells is a third of the time that they take.
+        self._body, self._small, self._struck = body_font(), body_font(LABEL_PX), body_font()
+        self._struck.setStrikeOut(True)
 
     def sizeHint(self, option: QStyleOptionViewItem, index: Index) -> QSize:
         return QSize(40, ROW_HEIGHT)
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
         c = self._theme.colours
-        column, row = COLUMNS[index.column()], index.data(ROW)
-        assert isinstance(row, Row)
+        column, row = COLUMNS[index.column()], self._view.row_of(index)
         rect: QRect = option.rect
         state: QStyle.StateFlag = option.state
         painter.save()
@@ -418,10 +430,10 @@ class RowPainter(QStyledItemDelegate):
         elif column is Column.STATE:
             self._paint_state(painter, inside, row)
         elif column in NUMBERS:
-            self._paint_number(painter, inside, index, row, column)
+            self._paint_number(painter, inside, row, column)
         else:
-            self._paint_words(painter, inside, index, row, column)
-        if state & QStyle.StateFlag.State_HasFocus and self._view.hasFocus() and column is Column.PICTURE:
+            self._paint_words(painter, inside, row, column)
+        if state & QStyle.StateFlag.State_HasFocus and self._view.hasFocus() and column is self._view.first:
             painter.setPen(QPen(QColor(c.accent), 2))
             painter.drawLine(rect.topLeft() + QPoint(1, 1), rect.bottomLeft() + QPoint(1, -2))
         painter.restore()
@@ -442,7 +454,7 @@ class RowPainter(QStyledItemDelegate):
     def _paint_chips(self, painter: QPainter, inside: QRect, row: Row) -> None:
         """A place for each sequence, always the same one: full where it was looked at, a ring where it is there."""
         c = self._theme.colours
-        painter.setFont(body_font(LABEL_PX))
+        painter.setFont(self._small)
         left = float(inside.left()) - 2
         allowed = self._view.batch.allowed
         for sequence, width in _CHIPS.items():
@@ -465,7 +477,7 @@ class RowPainter(QStyledItemDelegate):
         c = self._theme.colours
         middle = inside.center().y() + 0.5
         if row.state is State.RUNNING:
-            painter.setFont(body_font(LABEL_PX))
+            painter.setFont(self._small)
             painter.setPen(QColor(c.text))
             above = QRect(inside.left(), inside.top() + 7, inside.width(), 18)
             words = painter.fontMetrics().elidedText(
@@ -491,32 +503,35 @@ class RowPainter(QStyledItemDelegate):
             painter.drawEllipse(place, 4, 4)
         strong = row.state in (State.DONE, State.FAILED)
         painter.setPen(QColor(c.text if strong else c.secondary))
-        painter.setFont(body_font())
+        painter.setFont(self._body)
         beside = inside.adjusted(22, 0, 0, 0)
         painter.drawText(beside, int(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter), STATES[row.state])
 
-    def _paint_number(self, painter: QPainter, inside: QRect, index: Index, row: Row, column: Column) -> None:
+    def _paint_number(self, painter: QPainter, inside: QRect, row: Row, column: Column) -> None:
         c = self._theme.colours
+        words = self._view.table.words(row, column)
+        if not words:
+            return
         quiet = column is Column.SECONDS or (column in (Column.DICE, Column.DICE_CORE) and row.learnt_from)
         painter.setPen(QColor(c.secondary if quiet else c.text))
-        painter.setFont(body_font())
+        painter.setFont(self._body)
         below = self._view.table.interval(row, column)
         flags = int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         if not below:
-            painter.drawText(inside, flags, str(index.data() or ""))
+            painter.drawText(inside, flags, words)
             return
         half = inside.height() // 2
-        painter.drawText(QRect(inside.left(), inside.top() + 5, inside.width(), half - 3), flags, str(index.data()))
+        painter.drawText(QRect(inside.left(), inside.top() + 5, inside.width(), half - 3), flags, words)
         painter.setPen(QColor(c.secondary))
-        painter.setFont(body_font(LABEL_PX))
+        painter.setFont(self._small)
         painter.drawText(QRect(inside.left(), inside.top() + half, inside.width(), half - 4), flags, below)
 
-    def _paint_words(self, painter: QPainter, inside: QRect, index: Index, row: Row, column: Column) -> None:
+    def _paint_words(self, painter: QPainter, inside: QRect, row: Row, column: Column) -> None:
         c = self._theme.colours
-        words = str(index.data() or "")
-        font = body_font()
-        font.setStrikeOut(column is Column.PATIENT and row.state is State.SKIPPED)
-        painter.setFont(font)
+        words = self._view.table.words(row, column)
+        if not words:
+            return
+        painter.setFont(self._struck if column is Column.PATIENT and row.state is State.SKIPPED else self._body)
         strong = (column is Column.PATIENT and row.state is not State.SKIPPED) or (
             column is Column.KNOW and bool(row.error)
         )
@@ -528,7 +543,7 @@ class RowPainter(QStyledItemDelegate):
             painter.drawText(inside, left, metrics.elidedText(words, elide, inside.width()))
             return
         # Two lines, as a sentence that explains a failure is worth more than a word of it.
-        painter.setFont(body_font(LABEL_PX + 1))
+        painter.setFont(self._small)
         metrics = painter.fontMetrics()
         first, rest = _first_line(words, metrics, inside.width())
         half = inside.height() // 2
@@ -604,7 +619,18 @@ class Table(QTableView):
         self.doubleClicked.connect(self._open)
         theme.changed.connect(self.viewport().update)
         self.batch.stage_changed.connect(self.viewport().update)
-        self.batch.plan_changed.connect(self._make_room)
+        self.batch.plan_changed.connect(self.viewport().update)
+        self.batch.stage_changed.connect(self._make_room)
+        self.batch.listed.connect(self._make_room)
+
+    @property
+    def first(self) -> Column:
+        """The leftmost column in sight, where the focus is shown."""
+        return Column.PATIENT if self.isColumnHidden(COLUMNS.index(Column.PICTURE)) else Column.PICTURE
+
+    def row_of(self, index: Index) -> Row:
+        """Whose row it is."""
+        return self.batch.rows[self._chosen.mapToSource(index).row()]
 
     def _open(self, index: QModelIndex) -> None:
         row = self._chosen.row_at(index)
@@ -616,11 +642,16 @@ class Table(QTableView):
         self._make_room()
 
     def _make_room(self) -> None:
-        scored = (Column.DICE, Column.DICE_CORE)
-        shown = [column for column in COLUMNS if column not in scored or self.batch.with_truth]
+        nothing_yet = self.batch.batch is None
+        shown = [
+            column
+            for column in COLUMNS
+            if not (nothing_yet and column in RESULTS)
+            and (column not in (Column.DICE, Column.DICE_CORE) or self.batch.with_truth)
+        ]
         room = self.viewport().width() - sum(column.width for column in shown) - LEAST_FOR_WORDS
-        for column in DISPENSABLE:
-            hidden = column not in shown or room < 0
+        for column in (*DISPENSABLE, *(column for column in COLUMNS if column not in DISPENSABLE)):
+            hidden = column not in shown or (room < 0 and column in DISPENSABLE)
             self.setColumnHidden(COLUMNS.index(column), hidden)
             room += column.width if hidden and column in shown else 0
 
