@@ -330,7 +330,7 @@ class MainWindow(QMainWindow):
         ):
             entry = action(text, self, keys)
             entry.triggered.connect(lambda _=False, act=act: act())
-            if act == self.show_batch:
+            if act == self.show_follow_up:
                 menu.addSeparator()
             menu.addAction(entry)
             self.menu_actions[text.rstrip(".")] = entry
