@@ -46,7 +46,7 @@ from app.shortcuts import bind
 from app.slice_layers import ChangeLayer, Frame, SliceLayers
 from app.slice_view import SliceView
 from app.telling import Problem
-from app.theme import Theme
+from app.theme import Theme, blend
 from app.viewer_model import MaskStyle, Plane, Side, ViewerModel
 from app.welcome import Emblem
 from engine.follow_up import GROWN, NOT_SEEN, SHRUNK, STABLE, TITLES, FollowUp
@@ -55,7 +55,7 @@ from engine.rano import NOT_JUDGED, SOURCE, Measure, percent
 from engine.volume import Sequence, interval_in_words
 
 RAIL_WIDTH = 304
-EXPORTS = "Save numbers (CSV, JSON), the plot (PNG) and maps of change (NIfTI) in a folder (Ctrl+S)"
+EXPORTS = "Save a report (PDF), numbers (CSV, JSON), the plot (PNG) and maps of change (NIfTI) in a folder (Ctrl+S)"
 SCANS = "MRI scans and results (*.nii *.nii.gz *_seg.json)"
 
 # After Okabe and Ito, the blue lightened until it shows on a dark scan; stripes and outline say the same again.
@@ -81,7 +81,7 @@ class FollowUpWindow(QMainWindow):
         self.setAcceptDrops(True)
         self.resize(1440, 900)
         # Narrower, the table of numbers would be cut off.
-        self.setMinimumSize(1180, 700)
+        self.setMinimumSize(1260, 700)
 
         self.banner = Banner(theme, self.model)
         self._message = QWidget()
@@ -203,7 +203,7 @@ class FollowUpWindow(QMainWindow):
 
         taken = studies.taken if studies is not None else None
         when = day_in(taken.day) if taken is not None else day_of(Patient(files.name, files))
-        point = TimePoint.of(worked, result.segmentation, when=when)
+        point = TimePoint.of(worked, result.segmentation, when=when, reason=result.choice.reason)
         doubts = [doubt.sentence for doubt in session.doubts if doubt.sentence not in point.notes]
         self.model.add_point(replace(point, notes=(*doubts, *point.notes)), files.name, paths)
 
@@ -543,8 +543,9 @@ class Invitation(QWidget):
         self.title.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.words = label("", "secondary", wrap=True)
         self.words.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.words.setFixedWidth(620)
         column.addWidget(self.title)
-        column.addWidget(self.words)
+        column.addWidget(self.words, 0, Qt.AlignmentFlag.AlignHCenter)
         column.addSpacing(10)
         self.bar = QProgressBar()
         self.bar.setRange(0, 1000)
@@ -558,9 +559,25 @@ class Invitation(QWidget):
         column.addStretch()
         model.dates_changed.connect(self._update)
         model.progressed.connect(self._update)
+        theme.changed.connect(self.update)
         self._update()
 
+    def paintEvent(self, event: QPaintEvent) -> None:
+        if self._model.busy or self._model.finding:
+            return
+        # Where things may be dropped, as the empty window of the viewer shows it.
+        c = self._theme.colours
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        pen = QPen(QColor(c.hairline), 1.5)
+        pen.setDashPattern([5, 5])
+        painter.setPen(pen)
+        painter.setBrush(QColor(blend(c.panel, c.background, 0.6)))
+        middle, width, height = QRectF(self.rect()).center(), min(760.0, self.width() - 64.0), 300.0
+        painter.drawRoundedRect(QRectF(middle.x() - width / 2, middle.y() - height / 2, width, height), 12, 12)
+
     def _update(self, _: object = None) -> None:
+        self.update()
         model = self._model
         count, done = len(model.entries), sum(entry.point is not None for entry in model.entries)
         working = next((entry for entry in model.entries if entry.state is State.WORKING), None)
@@ -877,6 +894,8 @@ class LegendMark(QWidget):
         box = QRectF(self.rect()).adjusted(1, 1, -1, -1)
         colour = QColor(COLOURS[self._which])
         painter.fillRect(box, QColor("#20262E"))
+        if self._which == STABLE:
+            box = box.adjusted(2, 2, -2, -2)
         painter.setClipRect(box)
         if self._which == SHRUNK:
             painter.setPen(QPen(colour, 2))
@@ -981,7 +1000,8 @@ class Numbers(QScrollArea):
                     percent(product.against_smallest(date)),
                 )
                 who = ElidedLabel(name, "secondary")
-                who.setMinimumWidth(78)
+                who.setToolTip(name)
+                who.setMinimumWidth(min(150, max(76, who.fontMetrics().horizontalAdvance(name) + 2)))
                 grid.addWidget(who, line, 0)
                 for column, words in enumerate(cells, start=1):
                     cell = label(words, "small" if column == 2 else "")
@@ -990,5 +1010,5 @@ class Numbers(QScrollArea):
                 line += 1
             grid.setRowMinimumHeight(line, 6)
             line += 1
-        grid.setColumnStretch(0, 1)
+        grid.setColumnStretch(len(heads), 1)
         return table

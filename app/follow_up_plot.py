@@ -40,7 +40,7 @@ class VolumePlot(QWidget):
         self._theme = theme
         self._made: FollowUp | None = None
         self._at = -1
-        self.setMinimumSize(320, 190)
+        self.setMinimumSize(280, 190)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self.setMouseTracking(True)
         self.setAccessibleName("Volumes over time")

@@ -86,8 +86,14 @@ class TimePoint:
             raise ValueError("the labels do not lie on the grid of the scans")
 
     @staticmethod
-    def of(worked: Worked, segmentation: Segmentation, label: str = "", when: datetime.date | None = None) -> TimePoint:
-        """From what a segmentation made of prepared scans."""
+    def of(
+        worked: Worked,
+        segmentation: Segmentation,
+        label: str = "",
+        when: datetime.date | None = None,
+        reason: str = "",
+    ) -> TimePoint:
+        """From what a segmentation made of prepared scans; ``reason`` is why this model was chosen."""
         from engine import provenance
 
         card = segmentation.card
@@ -104,7 +110,7 @@ class TimePoint:
             shown=worked.shown,
             edited_by_hand=segmentation.edited_by_hand,
             notes=(*segmentation.notes, *worked.doubts),
-            provenance=provenance.describe(segmentation, worked.subject, worked=worked),
+            provenance=provenance.describe(segmentation, worked.subject, reason, worked=worked),
         )
 
     @property

@@ -158,7 +158,7 @@ def read(date: Date, models: flow.Models, progress: Progress | None = None) -> T
         kept = f"The mask is that of {shown(mask)}."
         return _kept(record, labels, worked, date.when, (*scans.notes, *notes, kept, *worked.doubts))
     result = flow.compute(scans, models, progress=progress.part(0.15, 1.0))
-    point = TimePoint.of(result.worked, result.segmentation, when=date.when)
+    point = TimePoint.of(result.worked, result.segmentation, when=date.when, reason=result.choice.reason)
     return replace(point, notes=(*scans.notes, *notes, *point.notes))
 
 
@@ -400,6 +400,13 @@ def _make(made: FollowUp, files: Together, base: str, progress: Progress) -> Ite
     name = f"{base}_plot.png"
     plot_png(made, files.new(name))
     yield Made("plot", name, "plot of a follow-up")
+    if made.latest.point.provenance:
+        from engine import follow_up_report
+
+        progress.update(0.3, "writing the report")
+        name = f"{base}.pdf"
+        follow_up_report.write(made, files.new(name))
+        yield Made("report", name, "report of a follow-up")
     since = len(made.visits) - 2
     for number, region in enumerate(REGIONS):
         progress.update(0.4 + 0.3 * number, "writing maps of change")

@@ -124,6 +124,19 @@ def test_the_views_share_crosshair_and_plane(compared: FollowUpWindow, qtbot) ->
     assert len({view.index for view in views.views}) == 1
 
 
+def test_another_earlier_date_can_be_looked_at(compared: FollowUpWindow, dates: list[Path], qtbot) -> None:
+    third = write_date(dates[0].parent / "2024-08-01", 1.0)
+    drop(compared, [third])
+    views, model = compared.views, compared.model
+    qtbot.waitUntil(lambda: model.shown is not None and len(model.entries) == 3, timeout=30_000)
+    assert [views.since.itemText(at) for at in range(views.since.count())] == ["2024-05-01", "2024-06-10"]
+    assert views.titles[0].text() == "2024-06-10"
+    views.since.activated.emit(0)
+    qtbot.waitUntil(lambda: views.titles[0].text() == "2024-05-01", timeout=20_000)
+    assert views.titles[2].text() == "Change since 2024-05-01"
+    assert views.earlier.layer is not views.latest.layer
+
+
 def test_names_and_days_can_be_typed(compared: FollowUpWindow, qtbot) -> None:
     first, second = compared.rail.rows
     first.name.setText("before surgery")
@@ -156,6 +169,7 @@ def test_export(compared: FollowUpWindow, tmp_path: Path, monkeypatch: pytest.Mo
     assert compared.model.problem is not None
     assert compared.model.problem.sentence.startswith("Saved in out: follow-up.csv")
     assert (tmp_path / "out" / "follow-up_plot.png").is_file()
+    assert (tmp_path / "out" / "follow-up.pdf").read_bytes().startswith(b"%PDF")
     text = (tmp_path / "out" / "follow-up.json").read_text("utf-8") + (tmp_path / "out" / "follow-up.csv").read_text()
     assert "2024" not in text
     assert "anna" not in text

@@ -307,6 +307,27 @@ def test_everything_is_written_and_reads_back(grown: FollowUp, tmp_path: Path) -
         follow_up_files.write(grown, tmp_path / "out")
 
 
+def test_the_page_says_what_the_numbers_say(tmp_path: Path) -> None:
+    from pypdf import PdfReader
+
+    about = {
+        "format": 2, "software": {"name": "Gliascope", "version": "1"}, "edited_by_hand": 0, "reason": "It fits.",
+        "model": {"name": "t1", "title": "T1 student", "version": "1.0", "sha256": "0" * 64}, "notes": [],
+        "sequences": {"used": ["t1"], "not_used": [], "absent": [], "uncertain": []}, "inputs": {}, "seconds": 1.0,
+        "grid": {"shape": [1, 1, 1], "spacing_mm": [1.0, 1.0, 1.0]}, "device": "CPU", "precision": "fp32",
+    }  # fmt: skip
+    days = datetime.date(2019, 5, 1), datetime.date(2019, 6, 10)
+    made = compare([point(15.0, when=days[0]), point(18.0, when=days[1], provenance=about)])
+    written = follow_up_files.write(made, tmp_path)
+    text = " ".join(" ".join(page.extract_text().split()) for page in PdfReader(written["report"]).pages)
+    assert "Follow-up" in text
+    assert "In the range of progression: 40 % or more in volume above the smallest." in text
+    assert "Change of the whole tumour" in text
+    assert "These are ranges of single measures, not a response category." in text
+    assert "day 40" in text
+    assert "2019" not in text
+
+
 def test_names_can_be_typed(grown: FollowUp) -> None:
     named = grown.renamed(("pre", "post"))
     assert named.names == ("pre", "post")
