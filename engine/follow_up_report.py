@@ -48,7 +48,7 @@ def content(made: FollowUp) -> Content:
         made=_when(record),
         title=f"{made.titles[-1]}, of {len(made.visits)} dates".capitalize(),
         heading="Follow-up",
-        extra=(_course(made), *_changes(made), _meaning(made)),
+        extra=(_course(made), _meaning(made), *_changes(made)),
     )
 
 
