@@ -65,6 +65,11 @@ def test_no_part_of_the_engine_imports_torch_or_qt() -> None:
     assert culprits(cpu_path, TORCH | QT) == []
 
 
+def test_the_engine_is_imported_for_nothing_and_segment_brings_neither_torch_nor_qt() -> None:
+    assert not imported_by("import engine") & HEAVY
+    assert not imported_by("from engine import segment") & (TORCH | QT | HOSPITAL)
+
+
 def test_what_reads_dicom_and_registers_waits_until_there_is_something_for_it() -> None:
     assert culprits([*modules_of("engine"), *modules_of("app")], HOSPITAL) == []
 
