@@ -376,12 +376,13 @@ def verify(
             raise UserError(f"{place} is not there", "", "Name the folder of the scans with --inputs.")
     reports: list[provenance.Report] = []
     failed: list[dict[str, str]] = []
+    repeated = provenance.Repeated()
     with _progress("Verifying") as progress:
         for number, path in enumerate(records):
             part = progress.part(number / len(records), (number + 1) / len(records))
             progress.title = path.name
             try:
-                report = provenance.verify(path, places, again, part)
+                report = provenance.verify(path, places, again, part, repeated)
             except UserError as error:
                 failed.append({"path": str(path), "error": str(error)})
                 with progress.aside():

@@ -127,7 +127,7 @@ def save(
                 }
             record["notes"] += _too_small(segmentation, masks, worked)
             record = provenance.sealed(record)
-            files.new(sidecar.name).write_bytes(provenance.as_json(record))
+            files.new(sidecar.name, first=True).write_bytes(provenance.as_json(record))
             if beside is not None:
                 more, said = beside(files, base, record)
                 for made in more:

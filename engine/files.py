@@ -86,6 +86,7 @@ class Together:
         self._folder = folder
         self._workshop = folder / f".gliascope-{secrets.token_hex(6)}"
         self._names: list[str] = []
+        self._first: list[str] = []
         self._made: list[Path] = []
 
     def __enter__(self) -> Together:
@@ -103,11 +104,16 @@ class Together:
     @property
     def place(self) -> Path:
         """The folder in which the files are made."""
-        return self._workshop
+        return reachable(self._workshop)
 
-    def new(self, name: str) -> Path:
-        """Where to write the file that is to be called so; files get their names in this order."""
-        self._names.append(name)
+    def new(self, name: str, first: bool = False) -> Path:
+        """Where to write the file that is to be called so.
+
+        Args:
+            name: Files get theirs in the order of asking.
+            first: Before all others, such as a record: what nobody vouches for is never seen, and replaced by nobody.
+        """
+        (self._first if first else self._names).append(name)
         return reachable(self._workshop / name)
 
     def release(self, outdated: Iterable[Path] = ()) -> None:
@@ -118,7 +124,8 @@ class Together:
         Args:
             outdated: Files that are to go at the same time.
         """
-        for name in self._names:
+        names = [*self._first, *self._names]
+        for name in names:
             with reachable(self._workshop / name).open("r+b") as file:  # Windows flushes only what may be written to
                 os.fsync(file.fileno())
         before: list[tuple[Path, bytes | None]] = []
@@ -127,7 +134,7 @@ class Together:
                 held = path.read_bytes()
                 path.unlink()
                 before.append((path, held))
-            for name in self._names:
+            for name in names:
                 target = reachable(self._folder / name)
                 was = target.read_bytes() if target.exists() else None
                 reachable(self._workshop / name).replace(target)

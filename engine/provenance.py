@@ -116,7 +116,7 @@ def put_beside(files: Together, made: Made, record: Mapping[str, Any]) -> None:
         "sha256": sha256(files.place / made.name),
         **({"made_with": dict(made.parameters)} if made.parameters else {}),
     }
-    files.new(sidecar_of(Path(made.name)).name).write_bytes(as_json(sealed(told)))
+    files.new(sidecar_of(Path(made.name)).name, first=True).write_bytes(as_json(sealed(told)))
 
 
 def spare(path: Path) -> None:
@@ -444,6 +444,14 @@ _TRIED = {
 }
 
 
+@dataclass
+class Repeated:
+    """The last segmentation that was made again: the records of several outputs of one result share it."""
+
+    key: str = ""
+    made: tuple[Worked, Segmentation] | None = None
+
+
 class NoRecord(UserError):
     """Nothing beside an output says how it came about."""
 
@@ -463,7 +471,7 @@ def find_records(path: Path) -> list[Path]:
         if not path.exists():
             raise UnreadableImage(f"{shown(path)} is not there", "", "It may have been moved; choose it again.")
         return [path]
-    found = [one for one in sorted(path.rglob(f"*{ENDING}")) if read(one) is not None]
+    found = [one for one in sorted(path.rglob(f"*{ENDING}")) if _told_outputs(one, read(one) or {})]
     if not found:
         raise NoRecord(
             f"The folder {shown(path)} holds no record of a result", "", "Choose the folder that results were saved in."
@@ -476,6 +484,7 @@ def verify(
     inputs: Path | Iterable[Path] | None = None,
     again: bool = False,
     progress: Progress | None = None,
+    repeated: Repeated | None = None,
 ) -> Report:
     """Compare an output and everything it was made from with its record.
 
@@ -488,6 +497,7 @@ def verify(
             result.
         again: Segment once more from the same scans with the same model and steps, and compare every voxel.
         progress: Told of every file; cancelling stops within a second.
+        repeated: Shared by calls for several outputs, so that one result is segmented again only once.
 
     Raises:
         NoRecord: Nothing beside it says how it came about.
@@ -511,7 +521,7 @@ def verify(
             model, card = _model_still(result)
             found += [model] if model is not None else []
             if again and model is not None:
-                found += _Again(result, outputs, scans, card).check(part.part(0.3, 1.0))
+                found += _Again(result, outputs, scans, card, repeated or Repeated()).check(part.part(0.3, 1.0))
             items += [replace(one, sentence=f"{date}: {one.sentence}") for one in found] if date else found
     progress.update(1.0, "done")
     return Report(path, record_path, tuple(items), tuple(_notes(record, again)))
@@ -529,7 +539,7 @@ def _record_of(path: Path) -> tuple[Path, dict[str, Any]]:
     """The record of an output, or the record itself that was named."""
     if not path.is_file():
         raise UnreadableImage(f"{shown(path)} is not there", "", "It may have been moved; choose it again.")
-    if path.name.endswith(ENDING) and (record := read(path)) is not None:
+    if path.name.endswith(ENDING) and (record := read(path)) is not None and ("inputs" in record or "dates" in record):
         return path, record
     candidates = [sidecar_of(path)]
     if path.name.endswith(MASK_ENDING):
@@ -764,11 +774,19 @@ class _Scans:
 class _Again:
     """The same segmentation once more."""
 
-    def __init__(self, record: Mapping[str, Any], outputs: _Outputs, scans: _Scans, card: ModelCard | None) -> None:
+    def __init__(
+        self,
+        record: Mapping[str, Any],
+        outputs: _Outputs,
+        scans: _Scans,
+        card: ModelCard | None,
+        repeated: Repeated,
+    ) -> None:
         self.record = record
         self.outputs = outputs
         self.scans = scans
         self.card = card
+        self.repeated = repeated
 
     def check(self, progress: Progress) -> list[Checked]:
         why, state = self._why_not()
@@ -798,24 +816,21 @@ class _Again:
         return Settings.from_json(told) if told is not None else Settings()
 
     def _compare(self, progress: Progress) -> list[Checked]:
-        from engine import inference, pipeline, runtime
-
         assert self.card is not None
-        volumes = self.scans.read(self.record, progress.part(0.0, 0.1))
         try:
             settings = self._settings()
             used = tuple(Sequence(s) for s in self.record["sequences"]["used"])
         except (ValueError, KeyError, TypeError):
             return [Checked("again", State.NOT_RECORDED, "The record does not say how it was segmented.")]
-        worked = pipeline.work("again", volumes, settings, progress.part(0.1, 0.5))
-        on_gpu = str(self.record.get("device", "")).upper() == "CUDA"
-        try:
-            network = runtime.open_network(self.card, "cuda" if on_gpu else "cpu")
-        except UserError:
-            if not on_gpu:
-                raise
-            network = runtime.open_network(self.card, "cpu")
-        found = inference.segment(worked.subject, self.card, progress.part(0.5, 0.95), network=network, use=used)
+        told = ("inputs", "model", "sequences", "preparation", "resampled", "device")
+        # Seconds differ from run to run, and are no reason to run again.
+        preparation = {**(self.record.get("preparation") or {}), "steps": None}
+        key = as_json({**{name: self.record.get(name) for name in told}, "preparation": preparation}).decode()
+        if self.repeated.made is None or self.repeated.key != key:
+            self.repeated.made = None
+            self.repeated.made = self._segment(settings, used, progress)
+            self.repeated.key = key
+        worked, found = self.repeated.made
         progress.update(0.95, "comparing every voxel")
         other = self._otherwise(found)
         masks = self.outputs.masks()
@@ -825,6 +840,24 @@ class _Again:
             self._by_voxel(key, path, worked.native(found, key or worked.reference), other)
             for key, path in masks.items()
         ]
+
+    def _segment(
+        self, settings: Settings, used: tuple[Sequence, ...], progress: Progress
+    ) -> tuple[Worked, Segmentation]:
+        from engine import inference, pipeline, runtime
+
+        assert self.card is not None
+        volumes = self.scans.read(self.record, progress.part(0.0, 0.1))
+        worked = pipeline.work("again", volumes, settings, progress.part(0.1, 0.5))
+        on_gpu = str(self.record.get("device", "")).upper() == "CUDA"
+        try:
+            network = runtime.open_network(self.card, "cuda" if on_gpu else "cpu")
+        except UserError:
+            if not on_gpu:
+                raise
+            network = runtime.open_network(self.card, "cpu")
+        part = progress.part(0.5, 0.95)
+        return worked, inference.segment(worked.subject, self.card, part, network=network, use=used)
 
     def _otherwise(self, found: Segmentation) -> str:
         """In what this run differs from that one, as a sentence; empty where in nothing that is known."""

@@ -242,6 +242,28 @@ def test_a_full_disk_leaves_what_was_there(
     assert (tmp_path / "new").exists() is before
 
 
+def test_what_a_kill_between_two_names_leaves_is_replaced_by_the_next_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = phantoms.subject()
+    replace_file = Path.replace
+    named: list[str] = []
+
+    def killed(self: Path, target: Path) -> Path:
+        named.append(target.name)
+        if len(named) == 2:
+            raise KeyboardInterrupt
+        return replace_file(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export.save(a_result(subject), subject, tmp_path / "out")
+    assert named[0] == "phantom_seg.json", "a mask is never seen without its record"
+    monkeypatch.undo()
+    saved = export.save(a_result(subject), subject, tmp_path / "out")
+    assert saved.mask.exists()
+
+
 def test_a_sidecar_that_cannot_take_its_place_takes_the_mask_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
