@@ -65,9 +65,10 @@ def carry_out(going: Batch, progress: _Bar, jobs: int, scheduler: str, say: Call
         with progress.aside():
             say(f"{ended} of {total}  {line(event.row)}")
 
-    for problem in going.problems if say is not None else ():
+    if say is not None:
         with progress.aside():
-            say(problem)
+            for problem in going.problems:
+                say(problem)
     going.run(hear, progress, jobs, scheduler)
 
 

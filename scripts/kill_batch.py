@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--whose", default="patients of the cohort", help="what the table calls them")
     parser.add_argument("--page", type=Path, help="page of results whose part on kills is replaced")
     arguments = parser.parse_args()
     chance = random.Random(arguments.seed)
@@ -75,7 +76,7 @@ def main() -> None:
         _say(f"undisturbed: {len(truth)} files in {seconds:.0f} s")
         found = Found(patients=len(Batch.open(place / "undisturbed").rows))
         _disturb(cohort, place / "killed", truth, seconds, arguments.kills, arguments.jobs, chance, found)
-    table = _table(found, seconds)
+    table = _table(found, seconds, arguments.whose)
     _say(table)
     if arguments.page is not None:
         batch_page.put(arguments.page, "kills", table)
@@ -197,11 +198,11 @@ def _compare_all(out: Path, truth: Seen, found: Found) -> None:
         found.problems.append("something half done was left behind")
 
 
-def _table(found: Found, seconds: float) -> str:
+def _table(found: Found, seconds: float, whose: str) -> str:
     kills = ", ".join(f"{count} x {kind}" for kind, count in sorted(found.kills.items()))
     moments = ", ".join(f"{count} {when}" for when, count in sorted(found.at_work.items()))
     lines = [
-        f"{found.patients} patients of the cohort, {batch_page.machine()}:",
+        f"{found.patients} {whose}, {batch_page.machine()}:",
         "",
         "| | |",
         "|---|---|",
