@@ -4,6 +4,7 @@
     python3 start.py scans/patient_7      opens the app on these files or folders
     python3 start.py segment DIR --out X  any command of gliascope
     python3 start.py test                 ruff, mypy, import-linter and pytest
+    python3 start.py build                makes the program to double-click, in dist; see packaging/README.md
     python3 start.py --install torch      adds what training needs and opens nothing; so does the window's own button
 
 The first start makes ``.venv`` beside this file and installs the exact releases named in ``constraints.txt`` into it;
@@ -37,16 +38,20 @@ STAMP = VENV / "gliascope-stamp.json"
 # pip cannot tell a half-unpacked package from a whole one.
 UNFINISHED = VENV / "gliascope-unfinished"
 LOG = VENV / "gliascope-install.log"
+# The program is built from an environment of its own: one with the torch for CPUs, and nothing else in it.
+BUILD_VENV = ROOT / "build" / "venv"
+TORCH_FOR_CPUS = "https://download.pytorch.org/whl/cpu"
 
 OLDEST_PYTHON = (3, 11)
 # Room to ask for, with what is downloaded on the way: the app alone, torch, and torch as built for NVIDIA GPUs.
-FREE_GB = {"app": 1.5, "torch": 2.5, "torch for GPUs": 9.0}
+FREE_GB = {"app": 1.5, "torch": 2.5, "torch for GPUs": 9.0, "build": 6.0}
 # How often a log gets a line about an installation that takes long.
 NEWS_SECONDS = 5.0
 # Commands that never open a window, so that a machine without Qt's system libraries can still segment.
 WINDOWLESS = {
     "segment",
     "batch",
+    "desktop",
     "models",
     "evaluate",
     "check",
@@ -144,7 +149,9 @@ def require_libraries(words: Sequence[str]) -> None:
     if words and words[0] in WINDOWLESS:
         return
     # Wayland sessions nearly always offer an X display too, which is what Qt falls back to.
-    missing = missing_libraries(screen=bool(os.environ.get("DISPLAY")) and words[:1] != ["test"])
+    # What is built takes its libraries from here, and is to open windows elsewhere.
+    screen = bool(os.environ.get("DISPLAY")) and words[:1] != ["test"]
+    missing = missing_libraries(screen or words[:1] == ["build"])
     if not missing:
         return
     files = ", ".join(library.file for library in missing)
@@ -220,6 +227,8 @@ def parts_for(words: Sequence[str]) -> list[str]:
     """
     if words[:1] == ["test"]:
         return ["app", "torch", "cluster", "test"]
+    if words[:1] == ["build"]:
+        return ["app", "torch", "build"]
     parts = ["app", "torch"] if words[:1] in (["train"], ["study"]) or has_nvidia_gpu() else ["app"]
     on_cluster = words[:1] == ["batch"] and any(word.split("=")[0] == "--scheduler" for word in words)
     return [*parts, "cluster"] if on_cluster else parts
@@ -229,7 +238,7 @@ def requirements(part: str) -> list[str]:
     """The packages of one part by name, from ``pyproject.toml``.
 
     Args:
-        part: ``"app"``, or one of the optional parts, ``"torch"``, ``"cluster"`` and ``"test"``.
+        part: ``"app"``, or one of the optional parts, ``"torch"``, ``"cluster"``, ``"test"`` and ``"build"``.
     """
     import tomllib  # from Python 3.11 on; this file is read by older ones too
 
@@ -323,7 +332,8 @@ def install(parts: Sequence[str]) -> None:
             _clear_away()
         whole_before = bool(read_stamp())
         # What was installed for another command stays, at the releases that hold now.
-        parts = [part for part in ("app", *OPTIONAL_PARTS) if part in parts or part in read_stamp()]
+        everything = ("app", *OPTIONAL_PARTS, "build")
+        parts = [part for part in everything if part in parts or part in read_stamp()]
         needed = _room_for(parts)
         if shutil.disk_usage(ROOT).free < needed * 1e9:
             free = shutil.disk_usage(ROOT).free / 1e9
@@ -332,12 +342,14 @@ def install(parts: Sequence[str]) -> None:
                 "Make room there, or move Gliascope's folder to another disk."
             )
         try:
-            VENV.mkdir(exist_ok=True)
+            VENV.mkdir(parents=True, exist_ok=True)
             UNFINISHED.touch()
             if STAMP.exists():
                 say("Bringing the installation up to date.")
             else:
                 _make_environment()
+            if "build" in parts and sys.platform.startswith("linux"):
+                _install_torch_for_cpus(whole_before)
             _pip_install([name for part in parts for name in requirements(part)], whole_before)
             _write_down(parts)
         except OSError as error:
@@ -345,8 +357,20 @@ def install(parts: Sequence[str]) -> None:
         say(f"Everything is installed ({time.monotonic() - began:.0f} s). The next start takes a moment only.")
 
 
+def _install_torch_for_cpus(whole_before: bool) -> None:
+    """The release of torch that all use, in its build without CUDA, which on Linux another index has."""
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    release = next(line for line in text.splitlines() if line.startswith("torch==")) + "+cpu"
+    try:
+        _pip_install([release], whole_before)  # an index of one's own may have it
+    except Stop:
+        _pip_install([release], whole_before, ["--extra-index-url", TORCH_FOR_CPUS])
+
+
 def _room_for(parts: Sequence[str]) -> float:
     """In GB, downloads included; for what is not there yet."""
+    if "build" in parts:
+        return FREE_GB["build"]
     if "torch" not in parts or "torch" in read_stamp():
         return FREE_GB["app"]
     return FREE_GB["torch for GPUs" if has_nvidia_gpu() else "torch"]
@@ -414,7 +438,7 @@ def _write_down(parts: Sequence[str]) -> None:
     UNFINISHED.unlink(missing_ok=True)
 
 
-def _pip_install(names: Sequence[str], whole_before: bool) -> None:
+def _pip_install(names: Sequence[str], whole_before: bool, options: Sequence[str] = ()) -> None:
     """Let pip install ``names``; ``whole_before`` says whether what is there now could be used without them."""
     # Downloads land beside what is installed: /tmp is often small, and their growth is what progress is read from.
     scratch = VENV / "download"
@@ -423,7 +447,7 @@ def _pip_install(names: Sequence[str], whole_before: bool) -> None:
     environment = {**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch), "PIP_USER": "0"}
     command = [str(venv_program("python")), "-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
     # Ready-made packages only: a compiler is the last thing to ask for.
-    command += ["--only-binary=:all:", "--constraint", str(ROOT / "constraints.txt"), *names]
+    command += ["--only-binary=:all:", "--constraint", str(ROOT / "constraints.txt"), *options, *names]
     pip = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -657,6 +681,22 @@ def run_tests(words: Sequence[str]) -> int:
     return code or (1 if failed else 0)
 
 
+def work_in(folder: Path) -> None:
+    """From here on, install into another folder than ``.venv``."""
+    global VENV, STAMP, UNFINISHED, LOG
+    STAMP, UNFINISHED, LOG = (folder / path.name for path in (STAMP, UNFINISHED, LOG))
+    VENV = folder
+
+
+def build_program(words: Sequence[str]) -> int:
+    """Build the program to double-click; returns the exit code.
+
+    Args:
+        words: Passed to ``packaging/build.py``.
+    """
+    return _call([str(venv_program("python")), "-I", str(ROOT / "packaging" / "build.py"), *words], ROOT)
+
+
 def install_more(parts: Sequence[str]) -> int:
     """Add parts to the installation and open nothing; for the window, which reads a line of news every half second.
 
@@ -695,6 +735,8 @@ def main(words: Sequence[str]) -> int:
         # Before the long part, so that what is missing is known while somebody is still looking.
         require_libraries(words)
         parts = parts_for(words)
+        if "build" in parts:
+            work_in(BUILD_VENV)
         if not is_ready(parts):
             install(parts)
     except Stop as stop:
@@ -705,6 +747,8 @@ def main(words: Sequence[str]) -> int:
         return 130
     if words[:1] == ["test"]:
         return run_tests(words[1:])
+    if words[:1] == ["build"]:
+        return build_program(words[1:])
     return start_app(words or ["demo"])
 
 

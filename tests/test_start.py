@@ -363,7 +363,7 @@ def test_names_and_pins_belong_together() -> None:
     pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]
     assert all(line.count("==") == 1 for line in pins), "every line pins one release"
     pinned = {line.split("==")[0] for line in pins}
-    parts = {part: start.requirements(part) for part in ("app", "torch", "cluster", "test")}
+    parts = {part: start.requirements(part) for part in ("app", "torch", "cluster", "test", "build")}
     wanted = {re.split("[<;]", name)[0].lower().replace("_", "-") for names in parts.values() for name in names}
     assert wanted <= pinned
     assert "torch==2.13.0" in pins
@@ -381,6 +381,7 @@ def test_names_and_pins_belong_together() -> None:
         (["batch", "x", "--out", "y", "--scheduler", "tcp://host:8786"], False, ["app", "cluster"]),
         (["batch", "x", "--out", "y", "--scheduler=tcp://host:8786"], True, ["app", "torch", "cluster"]),
         (["test"], False, ["app", "torch", "cluster", "test"]),
+        (["build"], True, ["app", "torch", "build"]),
     ],
 )
 def test_torch_and_test_tools_are_installed_only_where_they_are_used(
