@@ -40,7 +40,8 @@ DEMO = ROOT / "assets" / "demo"
 # What the program leaves to the system: the C library, that of C++, OpenGL and the wire to the screen.
 SYSTEM = (
     "ld-linux-x86-64.so.2", "libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libutil.so.1",
-    "libresolv.so.2", "libnss_files.so.2", "libgcc_s.so.1", "libstdc++.so.6", "libGL.so.1", "libEGL.so.1", "libxcb.so.1",
+    "libresolv.so.2", "libnss_files.so.2", "libgcc_s.so.1", "libstdc++.so.6", "libGL.so.1", "libEGL.so.1",
+    "libxcb.so.1",
 )  # fmt: skip
 INSIDE = Path("/opt/gliascope")
 GOAL_SECONDS = 3.0
@@ -169,8 +170,8 @@ def told_of(clean: Clean) -> list[str]:
     names = ", ".join(f"`{library.name}`" for library in clean.libraries)
     return [
         f"The root folder holds {len(clean.libraries)} libraries of the system and no other file: {names}. No Python, "
-        "no shell, no `/etc`, an empty home, no network. A file whose name has `python` or ends in `.py` was looked for "
-        "outside the program and not found."
+        "no shell, no `/etc`, an empty home, no network. "
+        "Outside the program no file's name has `python` in it or ends in `.py`."
     ]
 
 
@@ -246,9 +247,9 @@ def whole_training(clean: Clean) -> list[str]:
         list((training.folder / "report").rglob("*.svg"))
     )
     return [
-        f"`gliascope -m trainer.training`, as the window starts it: teacher, baseline and T1 student of {common['steps']} "
-        f"steps each, with their workers trained, scored and reported ({plots} plots) in {seconds:.0f} s. "
-        f"`gliascope -m trainer.publication` then made a model of the student: role {card['role']}, "
+        "`gliascope -m trainer.training`, as the window starts it: teacher, baseline and T1 student of "
+        f"{common['steps']} steps each, with their workers trained, scored and reported ({plots} plots) "
+        f"in {seconds:.0f} s. `gliascope -m trainer.publication` then made a model of the student: {card['role']}, "
         f"inputs {', '.join(card['sequences'])}."
     ]
 
@@ -269,10 +270,10 @@ def starts(clean: Clean, count: int) -> list[str]:
     ]
     met = statistics.median(times["cold"]) < GOAL_SECONDS
     return [
-        f"The window under Xvfb in the clean root, {count} times each, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} "
-        "cores. Cold: every file of the program was dropped from the page cache before (`posix_fadvise`); the system's "
-        f"libraries and the disk's own cache stay as they are. Goal: under {GOAL_SECONDS:.0f} s cold, "
-        f"{'reached' if met else 'not reached'}.",
+        f"The window under Xvfb in the clean root, {count} times each, load {os.getloadavg()[0]:.1f} on "
+        f"{os.cpu_count()} cores. Cold: every file of the program was dropped from the page cache before "
+        "(`posix_fadvise`); the system's libraries and the disk's own cache stay as they are. "
+        f"Goal: under {GOAL_SECONDS:.0f} s cold, {'reached' if met else 'not reached'}.",
         "",
         "| start | median s | best | worst |",
         "|---|---|---|---|",
