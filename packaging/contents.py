@@ -45,6 +45,10 @@ EXCLUDED = [
     "jinja2",
     "networkx",
     "triton",
+    # Formats of pictures that nothing here reads or writes.
+    "PIL._avif",
+    "PIL._imagingtk",
+    "PIL._webp",
     # Other formats of networks; and OpenVINO's reports to its makers.
     "openvino.frontend.jax",
     "openvino.frontend.onnx",
@@ -124,7 +128,7 @@ def referenced(entries: Iterable[Entry], imports: Callable[[str], Iterable[tuple
 
     def is_shared(entry: Entry) -> bool:
         place = PurePosixPath(entry[0].replace("\\", "/"))
-        return len(place.parts) == 1 or str(place.parent) == "PySide6/Qt/lib"
+        return len(place.parts) == 1 or str(place.parent) == "PySide6/Qt/lib" or place.parent.name.endswith(".libs")
 
     files = {Path(entry[0]).name: entry[1] for entry in entries if entry[2] != "SYMLINK"}
     waiting = [entry[1] for entry in entries if not is_shared(entry) and entry[2] != "SYMLINK"]
@@ -138,8 +142,19 @@ def referenced(entries: Iterable[Entry], imports: Callable[[str], Iterable[tuple
     return [entry for entry in entries if not is_shared(entry) or Path(entry[0]).name in needed]
 
 
+def without_loose_links(entries: Iterable[Entry], kept: Iterable[Entry]) -> list[Entry]:
+    """Without links to files that stay behind.
+
+    Args:
+        entries: Some of what is carried.
+        kept: All of it.
+    """
+    there = {Path(place).name for place, _, kind in kept if kind != "SYMLINK"}
+    return [entry for entry in entries if entry[2] != "SYMLINK" or Path(entry[1]).name in there]
+
+
 def stripped(entries: Iterable[Entry], workshop: Path) -> list[Entry]:
-    """With torch's libraries without their symbols, a hundred megabytes that only a debugger reads.
+    """With torch's and Python's libraries without their symbols, a hundred megabytes that only a debugger reads.
 
     Others are as small already, or were changed after linking in a way that ``strip`` breaks.
 
@@ -150,7 +165,7 @@ def stripped(entries: Iterable[Entry], workshop: Path) -> list[Entry]:
     shutil.rmtree(workshop, ignore_errors=True)
     changed = []
     for place, file, kind in entries:
-        if place.startswith("torch/lib/") and kind != "SYMLINK":
+        if place.startswith(("torch/lib/", "libpython")) and kind != "SYMLINK":
             copy = workshop / Path(place).name
             workshop.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, copy)

@@ -37,11 +37,11 @@ from trainer.training import Training
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "assets" / "demo"
-# What the program leaves to the system: the C library, that of C++, OpenGL and the wire to the screen.
+# What the program leaves to the system: the C library, that of C++, zlib, OpenGL and the wire to the screen.
 SYSTEM = (
     "ld-linux-x86-64.so.2", "libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libutil.so.1",
     "libresolv.so.2", "libnss_files.so.2", "libgcc_s.so.1", "libstdc++.so.6", "libGL.so.1", "libEGL.so.1",
-    "libxcb.so.1",
+    "libxcb.so.1", "libz.so.1",
 )  # fmt: skip
 INSIDE = Path("/opt/gliascope")
 GOAL_SECONDS = 3.0
@@ -115,7 +115,7 @@ class Clean:
         if screen:
             mounts.append(f"mount --bind /tmp/.X11-unix {self.root}/tmp/.X11-unix")
         # No search path, as there is nothing to find; no network, as none is needed.
-        told = {"HOME": "/home", "LANG": "C.UTF-8", "LD_LIBRARY_PATH": "/usr/lib", **environment}
+        told = {"HOME": "/home", "LANG": "C.UTF-8", **environment}
         told |= {"DISPLAY": screen} if screen else {}
         inside = ["/usr/sbin/chroot", str(self.root), f"{INSIDE}/gliascope", *map(str, words)]
         # Python's own place for the start's moment is the shell's last act before it becomes the program.

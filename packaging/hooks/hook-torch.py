@@ -14,7 +14,7 @@ PACKAGE = Path(get_module_file_attribute("torch")).parent
 
 # Some modules read their own source when they are imported: settings with comments that mean something, and functions
 # that TorchScript compiles.
-READS_ITSELF = re.compile(r"install_config_module\(|@torch\.jit\.script\b|torch\.jit\.script\(|@_overload|_overload\(")
+READS_ITSELF = re.compile(r"install_config_module\(|@torch\.jit\.script\b|torch\.jit\.script\(|_overload\b")
 
 
 def _reads_itself(file: Path) -> bool:
@@ -30,7 +30,9 @@ module_collection_mode = {"torch": "pyz"} | {
 }
 # Much of it is imported by name alone.
 hiddenimports = collect_submodules("torch", filter=lambda name: not name.startswith("torch.testing._internal"))
-excludedimports = ["torch.testing._internal", "torch.utils.tensorboard"]
+excludedimports = ["torch.utils.tensorboard"]
+# torch looks for its libraries beside the one that was loaded, and takes a link's folder for theirs.
+bindepend_symlink_suppression = ["**/torch/lib/*.so*"]
 binaries = [
     (source, target)
     for source, target in collect_dynamic_libs("torch", search_patterns=[*PY_DYLIB_PATTERNS, "*.so.*"])
