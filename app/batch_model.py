@@ -28,6 +28,7 @@ from engine import batch
 from engine.batch import Batch, Done, Event, Patient, Paused, Plan, Progressed, Row, Settings, Started, State
 from engine.errors import MissingSequence
 from engine.model_card import ModelCard
+from engine.outputs import Wanted
 from engine.progress import Progress
 from engine.volume import Sequence as Mri
 from engine.volume import in_words
@@ -176,6 +177,7 @@ class BatchModel(Teller):
         self._models: tuple[ModelCard, ...] = ()
         self._allowed = frozenset(Mri)
         self._model = ""
+        self._wanted = Wanted()
         self._paused = False
         self._doing = ""
         self._job: Job | None = None
@@ -239,6 +241,11 @@ class BatchModel(Teller):
     def allowed(self) -> frozenset[Mri]:
         """The sequences that may be looked at."""
         return self._allowed
+
+    @property
+    def wanted(self) -> Wanted:
+        """What is written beside the masks."""
+        return self._wanted
 
     @property
     def with_truth(self) -> int:
@@ -381,6 +388,11 @@ class BatchModel(Teller):
         self._foresee()
         self.plan_changed.emit()
 
+    def write(self, wanted: Wanted) -> None:
+        """Say what is to be written beside the masks."""
+        self._wanted = wanted
+        self.plan_changed.emit()
+
     def _foresee(self) -> None:
         def told(value: Mapping[frozenset[Mri], Foreseen]) -> None:
             self._foreseen = value
@@ -399,7 +411,7 @@ class BatchModel(Teller):
 
     def _settings(self) -> Settings:
         allowed = tuple(sequence for sequence in Mri if sequence in self._allowed)
-        return Settings(sequences=allowed if len(allowed) < len(Mri) else (), model=self._model)
+        return Settings(allowed if len(allowed) < len(Mri) else (), self._model, wanted=self._wanted)
 
     def begin_anew(self) -> None:
         """An empty page; a batch on the disk stays as it is."""
@@ -408,7 +420,7 @@ class BatchModel(Teller):
         self._jobs.drop("plan")
         self._plan = self._batch = self._out = None
         self._paths, self._chosen_out = (), False
-        self._allowed, self._model = frozenset(Mri), ""
+        self._allowed, self._model, self._wanted = frozenset(Mri), "", Wanted()
         self.dismiss()
         self._list((), [])
         self._begin(Stage.EMPTY)

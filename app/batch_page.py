@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from PySide6.QtCore import QRectF, Qt, QTimer, QUrl, Signal
+from PySide6.QtCore import QPoint, QRect, QRectF, Qt, QTimer, QUrl, Signal
 from PySide6.QtGui import (
+    QAction,
     QCloseEvent,
     QColor,
     QDesktopServices,
@@ -27,6 +29,7 @@ from PySide6.QtWidgets import (
     QLabel,
     QLineEdit,
     QMainWindow,
+    QMenu,
     QPushButton,
     QScrollArea,
     QSizePolicy,
@@ -38,7 +41,7 @@ from PySide6.QtWidgets import (
 from app.batch_model import BatchModel, Stage
 from app.batch_table import STATES, BatchTable, Chosen, Pictures, Show, Table
 from app.cards import Banner, Card, DropTargets
-from app.controls import Choice, ElidedLabel, Segments, clear, label, place_in_words, push
+from app.controls import Choice, ElidedLabel, MenuButton, Segments, action, clear, label, place_in_words, push
 from app.jobs import Jobs
 from app.shortcuts import bind
 from app.theme import DARK, LABEL_PX, Theme, blend, body_font
@@ -50,6 +53,15 @@ from engine.volume import Sequence, in_words, ml_in_words
 
 DETAIL_WIDTH = 312
 BEST = "Best for each patient"
+# What may be written beside masks, sidecar and the table of all patients.
+WRITES = {
+    "report": ("Report (PDF)", "A page to file: pictures, numbers, model and limits"),
+    "figure": ("Figure sheet (PNG)", "The largest slices with outlines, for print"),
+    "table": ("Lesions (CSV, JSON)", "Volumes, diameters, lesions and confidence of each patient"),
+    "surfaces": ("Surfaces (STL)", "Whole tumour and core as surfaces"),
+    "probabilities": ("Probabilities (NIfTI)", "Of whole tumour and core"),
+    "dicom_seg": ("DICOM segmentation", "Of patients that came as DICOM; carries the patient's identity"),
+}
 REGIONS = {"whole_tumour": "Whole tumour", "tumour_core": "Core"}
 # The picture beside the table is read when the keys have come to rest on a patient.
 PICTURE_AFTER_MS = 80
@@ -196,13 +208,25 @@ class BatchPage(QMainWindow):
         self.model_choice.activated.connect(lambda _: self.batch.choose_model(str(self.model_choice.currentData())))
         row.addWidget(self.model_choice)
         row.addSpacing(18)
-        row.addWidget(label("Results go to", "secondary"))
+        row.addWidget(label("Write", "secondary"))
         row.addSpacing(4)
-        self.place = ElidedLabel("", "")
-        row.addWidget(self.place, 1)
-        self.place_button = push("Change", "", "Choose the folder for the results")
-        self.place_button.clicked.connect(self.browse_out)
-        row.addWidget(self.place_button)
+        self.write_button = MenuButton(self._theme, "What is written for each patient")
+        self.write_button.setMinimumWidth(160)
+        self.write_button.setMaximumWidth(220)
+        menu = QMenu(self)
+        menu.setToolTipsVisible(True)
+        self.writes: dict[str, QAction] = {}
+        for kind, (title, tip) in WRITES.items():
+            entry = action(title, self)
+            entry.setCheckable(True)
+            entry.setToolTip(tip)
+            entry.toggled.connect(lambda on, kind=kind: self.batch.write(replace(self.batch.wanted, **{kind: on})))
+            menu.addAction(entry)
+            self.writes[kind] = entry
+        below = self.write_button
+        below.clicked.connect(lambda: menu.popup(below.mapToGlobal(below.rect().bottomLeft())))
+        row.addWidget(below)
+        row.addStretch()
         return bar
 
     def _make_course(self) -> QWidget:
@@ -265,9 +289,16 @@ class BatchPage(QMainWindow):
         row.setContentsMargins(20, 0, 20, 0)
         row.setSpacing(10)
         row.addWidget(label("Research use only", "small"))
-        self.why = label("", "secondary")
-        self.why.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-        row.addWidget(self.why, 1)
+        row.addSpacing(14)
+        self.place_words = label("Results go to", "secondary")
+        self.place = ElidedLabel("", "")
+        self.place_button = push("Change", "", "Choose the folder for the results")
+        self.place_button.clicked.connect(self.browse_out)
+        row.addWidget(self.place_words)
+        row.addWidget(self.place, 1)
+        row.addWidget(self.place_button)
+        self._room = QWidget()
+        row.addWidget(self._room, 1)
         self.again_button = push("", "large", "Let all patients that failed have another turn")
         self.again_button.clicked.connect(lambda: self.batch.retry())
         self.stop_button = push("Stop", "large", "Stop within a second; what is done stays, and it can go on later")
@@ -408,7 +439,18 @@ class BatchPage(QMainWindow):
         for sequence, button in self.allowed.items():
             button.setChecked(sequence in model.allowed)
         self._update_models()
+        for kind, entry in self.writes.items():
+            entry.setChecked(getattr(model.wanted, kind))
+        beside = [title.split(" (")[0] for kind, (title, _) in WRITES.items() if getattr(model.wanted, kind)]
+        beside = [title if title.startswith("DICOM") else title.lower() for title in beside]
+        words = ", ".join(["Masks", *beside]) if len(beside) < 3 else f"Masks and {len(beside)} more"
+        self.write_button.setText(words)
+        self.write_button.setAccessibleName(f"Write {words[:1].lower()}{words[1:]}")
         out = model.out
+        for part in (self.place_words, self.place, self.place_button):
+            part.setVisible(planned)
+        self._room.setVisible(not planned)
+        self.place_button.setEnabled(model.stage is Stage.PLANNED)
         self.place.setText(place_in_words(out) if out is not None else "")
         self.place.setToolTip(str(out) if out is not None else "")
         if planned:
@@ -463,7 +505,6 @@ class BatchPage(QMainWindow):
         why = model.why_not_start
         self.start_button.setEnabled(not why)
         self.start_button.setToolTip(why or "Begin (Ctrl+Return)")
-        self.why.setText(why if model.stage is Stage.PLANNED else "")
 
     def _update_icons(self) -> None:
         self.results_button.setIcon(self._theme.icon("folder-open"))
@@ -631,6 +672,8 @@ class Invitation(QWidget):
         column.setContentsMargins(60, 40, 60, 40)
         column.setSpacing(0)
         column.addStretch(5)
+        column.addWidget(Emblem(theme, 96), 0, Qt.AlignmentFlag.AlignHCenter)
+        column.addSpacing(28)
         self.title = label("Drop folders of patients here", "title")
         column.addWidget(self.title, 0, Qt.AlignmentFlag.AlignHCenter)
         column.addSpacing(14)
@@ -698,8 +741,9 @@ class ResultPicture(QWidget):
         if self._picture.isNull():
             return
         painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
-        side = min(self.width(), self.height())
-        box = QRectF((self.width() - side) / 2, (self.height() - side) / 2, side, side)
+        size = self._picture.size().scaled(self.size(), Qt.AspectRatioMode.KeepAspectRatio)
+        box = QRect(QPoint(0, 0), size)
+        box.moveCenter(self.rect().center())
         painter.drawImage(box, self._picture)
         painter.setPen(QColor(DARK.secondary))
         painter.setFont(body_font(LABEL_PX))
@@ -821,7 +865,7 @@ class Detail(QScrollArea):
         held = in_words(row.sequences) or "Sequences are told when the patient is read"
         foreseen = model.foreseen(row)
         if row.state is State.DONE:
-            said += [("secondary", f"{model.title_of(row.model)}. {row.reason}")]
+            said.append(("secondary", row.reason))
         else:
             said.append(("secondary", held))
             if foreseen.reason and row.state is not State.FAILED:

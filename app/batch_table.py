@@ -422,7 +422,7 @@ class RowPainter(QStyledItemDelegate):
         if state & QStyle.StateFlag.State_Selected:
             painter.fillRect(rect, QColor(blend(c.accent, c.panel, 0.16)))
         painter.fillRect(QRect(rect.left(), rect.bottom(), rect.width(), 1), QColor(c.hairline))
-        inside = rect.adjusted(10, 0, -10, -1)
+        inside = rect.adjusted(8, 0, -10, -1)
         if column is Column.PICTURE:
             self._paint_picture(painter, rect, row)
         elif column is Column.SEQUENCES:
@@ -445,7 +445,11 @@ class RowPainter(QStyledItemDelegate):
         picture = self._pictures.get(row.thumbnail, self._view.viewport().update) if row.thumbnail else None
         if picture is not None and not picture.isNull():
             painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
-            painter.drawImage(box, picture)
+            painter.fillRect(box, QColor("black"))
+            size = picture.size().toSizeF().scaled(box.size(), Qt.AspectRatioMode.KeepAspectRatio)
+            middle = box.center()
+            place = QPointF(middle.x() - size.width() / 2, middle.y() - size.height() / 2)
+            painter.drawImage(QRectF(place, size), picture)
             return
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(QColor("black" if row.thumbnail else c.raised))
@@ -455,7 +459,7 @@ class RowPainter(QStyledItemDelegate):
         """A place for each sequence, always the same one: full where it was looked at, a ring where it is there."""
         c = self._theme.colours
         painter.setFont(self._small)
-        left = float(inside.left()) - 2
+        left = float(inside.left()) + 0.5
         allowed = self._view.batch.allowed
         for sequence, width in _CHIPS.items():
             box = QRectF(left, inside.center().y() - 8.5, width - 3, 18)
@@ -467,7 +471,7 @@ class RowPainter(QStyledItemDelegate):
                 painter.drawLine(box.center() - QPointF(3, 0), box.center() + QPointF(3, 0))
                 continue
             tint = blend(c.accent, c.panel, 0.22)
-            painter.setPen(QPen(QColor(tint if used else c.hairline), 1))
+            painter.setPen(QPen(QColor(blend(c.accent, c.panel, 0.45) if used else c.hairline), 1))
             painter.setBrush(QColor(tint) if used else Qt.BrushStyle.NoBrush)
             painter.drawRoundedRect(box, 4, 4)
             painter.setPen(QColor(c.text if used else c.secondary))
@@ -583,6 +587,7 @@ class Table(QTableView):
     def __init__(self, theme: Theme, table: BatchTable, chosen: Chosen, pictures: Pictures) -> None:
         super().__init__()
         self.table, self.batch, self._chosen = table, table.batch, chosen
+        self._nothing_yet = False
         self.setObjectName("table")
         self.setAccessibleName("Patients of the batch")
         self.setModel(chosen)
@@ -649,6 +654,10 @@ class Table(QTableView):
             if not (nothing_yet and column in RESULTS)
             and (column not in (Column.DICE, Column.DICE_CORE) or self.batch.with_truth)
         ]
+        if nothing_yet is not self._nothing_yet:
+            # Before the start there is room for a model's whole name.
+            self._nothing_yet = nothing_yet
+            self.setColumnWidth(COLUMNS.index(Column.MODEL), Column.MODEL.width + (60 if nothing_yet else 0))
         room = self.viewport().width() - sum(column.width for column in shown) - LEAST_FOR_WORDS
         for column in (*DISPENSABLE, *(column for column in COLUMNS if column not in DISPENSABLE)):
             hidden = column not in shown or (room < 0 and column in DISPENSABLE)

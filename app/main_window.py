@@ -84,6 +84,8 @@ PANEL_WIDTH = 304
 SWIPE_STEP = 0.02
 TRAIN_YOUR_OWN = "Train your own"
 BATCH = "Batch"
+# That of `engine.batch.JOB`, told without loading what a batch needs.
+BATCH_FILE = "batch.json"
 # From so many patients on, one after the other is more than anybody wants to click through.
 MANY = 4
 SCANS = "MRI scans (*.nii *.nii.gz)"
@@ -623,6 +625,8 @@ class MainWindow(QMainWindow):
             self.cases.open(cases[0])
         elif records and len(records) == len(paths):
             self.verify(records[0])
+        elif len(paths) == 1 and (paths[0] / BATCH_FILE).is_file():
+            self.show_batch(paths)
         else:
             self._source = paths
             self.session.open(paths, segment)
@@ -875,7 +879,7 @@ class MainWindow(QMainWindow):
             self.session.dismiss()
             self.show_batch(source)
 
-        words = f"There are {many} patients here; this is the first. A batch segments them all."
+        words = f"There are {many} patients here. A batch segments them all."
         self.session.tell(Problem(words, (("Segment them all", take),), note=True))
 
     def look(self, wanted: Look) -> None:
@@ -976,6 +980,8 @@ class MainWindow(QMainWindow):
 
     def show_series(self, studies: Studies) -> None:
         """Which series of a DICOM study are to be opened."""
+        if len(studies.all) >= MANY:
+            self._tell_batch(len(studies.all), list(studies.source))
         card = SeriesCard(self.theme, self._surface, studies, self.jobs)
         card.accepted.connect(lambda study: self.session.open_study(studies, study))
         self._show(card)
