@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 from PySide6.QtCore import QPoint, QRect, QRectF, Qt, QTimer, QUrl, Signal
@@ -156,6 +157,7 @@ class BatchPage(QMainWindow):
         self._later.setInterval(SUMMARY_EVERY_MS)
         self._later.timeout.connect(self._chose)
         self._bind_keys()
+        self._order_tabs()
         self._update_icons()
         self._relist()
         self._update_message()
@@ -323,6 +325,16 @@ class BatchPage(QMainWindow):
         )
         for title, keys, act in keys_of:
             bind(self, "Work", title, keys, partial(self._pressed, act))
+
+    def _order_tabs(self) -> None:
+        """Tab goes as one reads."""
+        buttons = [self.show_choice.button(show) for show in Show]
+        read: list[QWidget] = [self.results_button, self.other_button, *self.allowed.values(), self.model_choice]
+        read += [self.write_button, *buttons, *self.having.values(), self.search, self.table]
+        read += [self.detail.look_button, self.detail.turn_button, self.place_button, self.again_button]
+        read += [self.stop_button, self.pause_button, self.start_button]
+        for before, after in pairwise(read):
+            self.setTabOrder(before, after)
 
     def _pressed(self, act: Callable[[], object]) -> None:
         """A key of the window: nothing under a card can be reached, and Esc closes the card."""

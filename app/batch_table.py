@@ -543,7 +543,7 @@ class RowPainter(QStyledItemDelegate):
         elide = Qt.TextElideMode.ElideMiddle if column is Column.PATIENT else Qt.TextElideMode.ElideRight
         metrics = painter.fontMetrics()
         left = int(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
-        if column is not Column.KNOW or metrics.horizontalAdvance(words) <= inside.width():
+        if column is Column.PATIENT or metrics.horizontalAdvance(words) <= inside.width():
             painter.drawText(inside, left, metrics.elidedText(words, elide, inside.width()))
             return
         # Two lines, as a sentence that explains a failure is worth more than a word of it.

@@ -173,12 +173,15 @@ def test_whoever_is_left_out_is_not_segmented(planned, qtbot):
     assert planned.start_button.text() == "Segment 1 patient"
     choose(planned, "anna")
     qtbot.mouseClick(planned.detail.turn_button, LEFT)
+    planned.writes["table"].trigger()
+    assert planned.write_button.text() == "Masks, lesions"
     assert planned.start_button.text() == "Segment 2 patients"
     qtbot.mouseClick(planned.start_button, LEFT)
     qtbot.waitUntil(lambda: planned.batch.stage is Stage.RUNNING, timeout=10_000)
     rested(planned, qtbot)
     done, out = State.DONE, State.SKIPPED
     assert states(planned) == {"anna": done, "boris": done, "carla": out, BROKEN: out}
+    assert any(path.suffix == ".csv" for path in planned.batch.row("anna").outputs.values())
 
 
 def test_a_folder_without_patients_is_told_in_a_sentence(page, tmp_path, qtbot):
@@ -358,6 +361,29 @@ def test_many_patients_dropped_on_the_main_window_are_offered_as_a_batch(window,
     assert window.batch is not None
     qtbot.waitUntil(lambda: window.batch.batch.stage is Stage.PLANNED, timeout=20_000)
     assert listed(window.batch) == NAMES
+
+
+def test_the_results_of_a_batch_dropped_on_the_main_window_open_the_page(window, ended, qtbot):
+    drop_on_main_window(window, [ended])
+    qtbot.waitUntil(lambda: window.batch is not None and window.batch.batch.stage is Stage.RESTING, timeout=10_000)
+    assert listed(window.batch) == NAMES
+    assert window.session.stage is SessionStage.EMPTY
+
+
+def test_tab_goes_through_the_page_as_it_is_read(planned):
+    planned.activateWindow()
+    planned.other_button.setFocus()
+    reached = []
+    for _ in range(60):
+        planned.focusNextChild()
+        if QApplication.focusWidget() in reached:
+            break
+        reached.append(QApplication.focusWidget())
+    stops = [planned.allowed[T1], planned.model_choice, planned.write_button, planned.having[T1], planned.search]
+    stops += [planned.table, planned.place_button, planned.start_button]
+    assert all(stop in reached for stop in stops)
+    places = [reached.index(stop) for stop in stops]
+    assert places == sorted(places)
 
 
 # --- five hundred -----------------------------------------------------------------------------------------------------
