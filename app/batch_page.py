@@ -307,9 +307,11 @@ class BatchPage(QMainWindow):
         self.stop_button.clicked.connect(lambda: self.batch.stop())
         self.pause_button = push("Pause", "large", "Hold everything still; nothing is lost (Ctrl+P)")
         self.pause_button.clicked.connect(self.pause_or_go_on)
+        self.open_button = push("Open the results", "primary", "Show the folder of the results (Ctrl+R)")
+        self.open_button.clicked.connect(self.open_results)
         self.start_button = push("", "primary")
         self.start_button.clicked.connect(self.batch.start)
-        for button in (self.again_button, self.stop_button, self.pause_button, self.start_button):
+        for button in (self.again_button, self.stop_button, self.pause_button, self.start_button, self.open_button):
             row.addWidget(button)
         return foot
 
@@ -332,7 +334,7 @@ class BatchPage(QMainWindow):
         read: list[QWidget] = [self.results_button, self.other_button, *self.allowed.values(), self.model_choice]
         read += [self.write_button, *buttons, *self.having.values(), self.search, self.table]
         read += [self.detail.look_button, self.detail.turn_button, self.place_button, self.again_button]
-        read += [self.stop_button, self.pause_button, self.start_button]
+        read += [self.stop_button, self.pause_button, self.start_button, self.open_button]
         for before, after in pairwise(read):
             self.setTabOrder(before, after)
 
@@ -446,7 +448,6 @@ class BatchPage(QMainWindow):
         planned = model.batch is None
         self._setup.setVisible(planned)
         self._course.setVisible(not planned)
-        self.results_button.setVisible(not planned)
         self.other_button.setVisible(bool(model.rows) and not model.under_way)
         for sequence, button in self.allowed.items():
             button.setChecked(sequence in model.allowed)
@@ -509,7 +510,10 @@ class BatchPage(QMainWindow):
         self.again_button.setVisible(bool(failed) and model.batch is not None and model.stage is not Stage.STOPPING)
         self.again_button.setText(f"Try the {failed} failed again" if failed > 1 else "Try the failed one again")
         self.again_button.setAccessibleName(self.again_button.text())
-        self.start_button.setVisible(not running and not (model.batch is not None and not waiting))
+        over = model.batch is not None and not waiting and not running
+        self.start_button.setVisible(not running and not over)
+        self.open_button.setVisible(over)
+        self.results_button.setVisible(model.batch is not None and not over)
         whom = "1 patient" if waiting == 1 else f"{waiting} patients"
         words = f"Segment {whom}" if model.batch is None else f"Go on with {whom}"
         self.start_button.setText("Starting" if model.stage is Stage.STARTING else words)
@@ -906,7 +910,8 @@ class Detail(QScrollArea):
         several = "1 patient" if len(rows) == 1 else f"{len(rows)} patients"
         whole = sum(len(row.sequences) == len(Sequence) for row in rows)
         said = [("wordmark", "What is planned" if model.batch is None else "The batch")]
-        said.append(("secondary", f"{several}, {whole} of them with all four sequences"))
+        many = {0: "none of them", len(rows): "all of them"}.get(whole, f"{whole} of them")
+        said.append(("secondary", f"{several}, {many} with all four sequences"))
         said.append(("secondary", ", ".join(f"{sequence.title} {counts[sequence]}" for sequence in Sequence)))
         if model.with_truth:
             said.append(("secondary", f"With a ground truth: {model.with_truth}"))
@@ -930,15 +935,19 @@ class Detail(QScrollArea):
     def _of_scores(self, rows: list[Row]) -> list[tuple[str, str]]:
         found = batch.summary([row for row in rows if row.scores])
         said = []
-        for key, whose in (("scores", "not seen in training"), ("scores_of_all", "seen in training or not")):
+        for key in ("scores", "scores_of_all"):
             scores = found.get(key)
             if scores is None:
                 continue
-            several = "1 patient" if scores["patients"] == 1 else f"{scores['patients']} patients"
-            said += [("gap", ""), ("caption", f"MEAN OF {several.upper()} {whose.upper()}")]
+            every = "all " if key == "scores_of_all" else "new " if "scores_of_all" in found else ""
+            said += [("gap", ""), ("caption", f"mean of {every}{scores['patients']} with a truth".upper())]
             for region, title in REGIONS.items():
                 of = scores[region]
                 said.append(("", f"{title} Dice {of['dice_mean']:.3f}, HD95 {of['hd95_mm_mean']:.1f} mm"))
+        learnt = len(found["learnt_from"])
+        if learnt:
+            were = "1 of them was" if learnt == 1 else f"{learnt} of them were"
+            said.append(("secondary", f"{were} in the training of the model, which says nothing about new patients."))
         return said
 
     # The picture

@@ -550,6 +550,9 @@ class RowPainter(QStyledItemDelegate):
         painter.setFont(self._small)
         metrics = painter.fontMetrics()
         first, rest = _first_line(words, metrics, inside.width())
+        if not rest:
+            painter.drawText(inside, left, first)
+            return
         half = inside.height() // 2
         painter.drawText(QRect(inside.left(), inside.top() + 5, inside.width(), half - 4), left, first)
         painter.drawText(
