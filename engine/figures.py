@@ -287,8 +287,8 @@ class Canvas(Protocol):
 
     dpi: float
 
-    def image(self, picture: NDArray[np.uint8], area: Area) -> None:
-        """Put pixels ``(H, W)`` or ``(H, W, 3)`` over an area: left, top, width, height."""
+    def image(self, picture: NDArray[np.uint8], area: Area, words: str) -> None:
+        """Put pixels ``(H, W)`` or ``(H, W, 3)`` over an area, with words for whoever cannot see them."""
 
     def fill(self, area: Area, colour: Colour) -> None:
         """Fill an area."""
@@ -448,7 +448,7 @@ def paint(
     left, top, width, height = area
     view = view.filling(width / scale, height / scale)
     pixels = (max(1, round(width / MM_PER_INCH * canvas.dpi)), max(1, round(height / MM_PER_INCH * canvas.dpi)))
-    canvas.image(scene.picture(sequence, view, pixels), area)
+    canvas.image(scene.picture(sequence, view, pixels), area, f"{sequence.title}, {view.words.lower()}")
     corner = np.array([left - view.box[0] * scale, top - view.box[1] * scale])
     for region in scene.regions:
         lines = tuple(line * scale + corner for line in scene.outlines(region, view))
@@ -470,10 +470,18 @@ def paint(
         canvas.words(left + width - inset, middle, names[1], _MARK_PT, MARK, "right", halo=BLACK)
         canvas.words(left + width / 2, top + inset + rise, names[2], _MARK_PT, MARK, "centre", halo=BLACK)
         canvas.words(left + width / 2, top + height - inset, names[3], _MARK_PT, MARK, "centre", halo=BLACK)
-    if words:
-        canvas.words(left + inset, top + inset + rise, words, _MARK_PT, MARK, halo=BLACK)
+    # Half the picture, less the letter in the middle of its edge.
+    room = width / 2 - inset - 1.6
+    for fewer in (words, words.split(" of ")[0], words.split(" ")[0]):
+        if canvas.width_of(fewer, _MARK_PT) <= room:
+            canvas.words(left + inset, top + inset + rise, fewer, _MARK_PT, MARK, halo=BLACK)
+            break
     if bar_of is not None:
-        length, name = scale_bar(bar_of)
+        length, name = next(
+            (length, name)
+            for length, name in (scale_bar(bar_of / share) for share in (1, 2, 4, 8, 1e9))
+            if length * scale + canvas.width_of(name, _MARK_PT) + 2.0 <= room or length <= 1
+        )
         right, base = left + width - 1.2, top + height - 1.2
         ends = np.array([[right - length * scale, base], [right, base]])
         ticks = tuple(np.array([[end, base - 0.45], [end, base + 0.45]]) for end in ends[:, 0])
@@ -668,8 +676,8 @@ class Raster:
         left, top, width, height = (value * self._per_mm for value in area)
         return round(left), round(top), round(left + width), round(top + height)
 
-    def image(self, picture: NDArray[np.uint8], area: Area) -> None:
-        """See `Canvas`."""
+    def image(self, picture: NDArray[np.uint8], area: Area, words: str) -> None:
+        """See `Canvas`; pixels have no place for words."""
         from PIL import Image
 
         left, top, right, bottom = self._pixels(area)

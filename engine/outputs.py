@@ -334,16 +334,18 @@ def _make(
 
         scene = figures.Scene(dict(worked.shown), segmentation.label_map, look=wanted.look)
         page = report.content(segmentation, worked, record, title=wanted.title, scene=scene)
+        sides = {"radiological": wanted.look.radiological, "nose_left": wanted.look.nose_left}
     if wanted.figure:
         progress.update(0.0, "drawing the figure sheet")
         name = f"{base}_figure.png"
         figures.sheet(scene, files.new(name), page.about, title=wanted.title)
-        yield Made("figure", name, "figure sheet", {"width_mm": figures.SHEET_MM, "dpi": figures.PRINT_DPI})
+        size = {"width_mm": figures.SHEET_MM, "dpi": figures.PRINT_DPI}
+        yield Made("figure", name, "figure sheet", {**size, **sides})
     if wanted.report:
         progress.update(0.5, "writing the report")
         name = f"{base}_report.pdf"
         report.write(page, files.new(name))
-        yield Made("report", name, "report")
+        yield Made("report", name, "report", sides)
     if wanted.dicom_seg:
         from engine import dicom_seg
 

@@ -768,7 +768,7 @@ def _pages(blocks: list[_Block], room: float) -> list[list[_Block]]:
 
 
 def _pdf(wanted: Content) -> bytes:
-    from fpdf import FPDF
+    from fpdf import FPDF, ViewerPreferences
     from fpdf.fonts import TTFFont
 
     room = _PAGE[1] - _TOP - _BOTTOM
@@ -785,6 +785,7 @@ def _pdf(wanted: Content) -> bytes:
     pdf.set_subject(RESEARCH_USE)
     pdf.set_creator(_maker(wanted))
     pdf.set_lang("en-GB")
+    pdf.viewer_preferences = ViewerPreferences(display_doc_title=True)
     try:
         for style, medium in (("", False), ("B", True)):
             pdf.add_font("Inter", style, font(medium))
@@ -840,12 +841,12 @@ class _Page:
     def __init__(self, pdf: FPDF) -> None:
         self._pdf = pdf
 
-    def image(self, picture: NDArray[np.uint8], area: Area) -> None:
+    def image(self, picture: NDArray[np.uint8], area: Area, words: str) -> None:
         """See `Canvas`."""
         from PIL import Image
 
         left, top, width, height = area
-        self._pdf.image(Image.fromarray(picture), left, top, width, height)
+        self._pdf.image(Image.fromarray(picture), left, top, width, height, alt_text=words)
 
     def fill(self, area: Area, colour: Colour) -> None:
         """See `Canvas`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -168,6 +169,10 @@ def test_pictures_have_300_pixels_an_inch_and_outlines_are_lines(tmp_path: Path)
             width, height = image.get_px_size()
             assert width / (right - left) * 72 == pytest.approx(300, rel=0.01)
             assert height / (top - bottom) * 72 == pytest.approx(300, rel=0.01)
+    # Each says what it shows to whoever cannot see it.
+    assert len(re.findall(rb"/Alt ", path.read_bytes())) == 12
+    with pypdfium2.PdfDocument(path) as document:
+        objects = list(document[0].get_objects())
         # Whole tumour and core on each picture, at least.
         assert sum(one.type == raw.FPDF_PAGEOBJ_PATH for one in objects) >= 24
 
