@@ -30,7 +30,17 @@ from engine.errors import BadModel, CannotWrite, UnreadableImage, UserError
 from engine.files import Together, shown, unwritten
 from engine.model_card import RESEARCH_USE, sha256
 from engine.progress import Progress
-from engine.volume import REST_OF_WHOLE_TUMOUR, TUMOUR_CORE, Grid, LabelMap, Sequence, Subject, Volume, in_words
+from engine.volume import (
+    REST_OF_WHOLE_TUMOUR,
+    TUMOUR_CORE,
+    Grid,
+    LabelMap,
+    Sequence,
+    Subject,
+    Volume,
+    in_order,
+    in_words,
+)
 from engine.workshop import Workshop, inside_one
 
 if TYPE_CHECKING:
@@ -348,6 +358,14 @@ def _expected(told: object) -> str | None:
     return digest if isinstance(digest, str) else None
 
 
+def _part(record: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    """A table inside a record; empty where there is none, or something else in its place."""
+    part: object = record
+    for key in keys:
+        part = part.get(key) if isinstance(part, Mapping) else None
+    return part if isinstance(part, Mapping) else {}
+
+
 # --- looking whether records hold -------------------------------------------------------------------------------------
 
 
@@ -567,8 +585,7 @@ def _told_outputs(sidecar: Path, record: Mapping[str, Any]) -> dict[str, str]:
     base = sidecar.name.removesuffix(f"_seg{ENDING}")
     if digest := _expected(record.get("mask")):
         told[base + MASK_ENDING] = digest
-    others = record.get("masks")
-    for key, other in others.items() if isinstance(others, Mapping) else ():
+    for key, other in _part(record, "masks").items():
         if digest := _expected(other):
             told[f"{base}_{key}{MASK_ENDING}"] = digest
     if digest := _expected(record.get("output")):
@@ -581,7 +598,10 @@ def _sealed_still(sidecar: Path, record: Mapping[str, Any]) -> Checked:
     name = shown(sidecar)
     if SEAL not in record:
         return Checked("record", State.NOT_RECORDED, f"{name} was written before records had a hash of themselves.")
-    if sealed(record)[SEAL] != record[SEAL]:
+    still = ""
+    with suppress(ValueError):  # a number or a letter that we would never have written
+        still = sealed(record)[SEAL]
+    if still != record[SEAL]:
         return Checked("record", State.CHANGED, f"{name}, the record itself, was changed after it was written.")
     return Checked("record", State.UNCHANGED, f"{name}, the record itself, is unchanged.")
 
@@ -592,6 +612,7 @@ class _Outputs:
     def __init__(self, sidecar: Path, record: Mapping[str, Any]) -> None:
         self.record = record
         self.folder = sidecar.parent
+        self.base = sidecar.name.removesuffix(f"_seg{ENDING}")
         self.expected = _told_outputs(sidecar, record)
         self.there: dict[str, Path] = {}  # by the name they were saved under
 
@@ -620,11 +641,11 @@ class _Outputs:
 
     def masks(self) -> dict[Sequence | None, Path]:
         """The masks that are there; on the grid of the reference under None."""
-        kept = list(self.expected)
-        keys: list[Sequence | None] = []
-        if _expected(self.record.get("mask")):
-            keys = [None, *(Sequence(key) for key in self.record.get("masks", {}))]
-        return {key: self.there[name] for key, name in zip(keys, kept, strict=False) if name in self.there}
+        if _expected(self.record.get("mask")) is None:
+            return {}
+        names: dict[Sequence | None, str] = {None: self.base + MASK_ENDING}
+        names |= {s: f"{self.base}_{s.value}{MASK_ENDING}" for s in Sequence if s.value in _part(self.record, "masks")}
+        return {key: self.there[name] for key, name in names.items() if name in self.there}
 
 
 class _Scans:
@@ -634,8 +655,7 @@ class _Scans:
         self.beside = beside
         self.places = places
         self.workshop = workshop
-        inputs = record.get("inputs")
-        told = inputs if isinstance(inputs, Mapping) else {}
+        told = _part(record, "inputs")
         self.told: dict[Sequence, Mapping[str, Any]] = {
             s: told[s.value] for s in Sequence if isinstance(told.get(s.value), Mapping)
         }
@@ -804,27 +824,29 @@ class _Again:
             return "not every scan is there as it was", State.MISSING
         if self.card is None:
             return "the model is not here as it was", State.MISSING
-        settings = (self.record.get("preparation") or {}).get("settings") or {}
-        if settings.get("brain") is not None:
+        if _part(self.record, "preparation", "settings").get("brain") is not None:
             return "the brain was drawn by hand, and the record does not hold what was drawn", State.NOT_RECORDED
         return "", State.UNCHANGED
 
     def _settings(self) -> Settings:
         from engine.pipeline import Settings
 
-        told = (self.record.get("preparation") or {}).get("settings")
-        return Settings.from_json(told) if told is not None else Settings()
+        if "preparation" not in self.record:
+            return Settings()
+        return Settings.from_json(_part(self.record, "preparation", "settings"))
 
     def _compare(self, progress: Progress) -> list[Checked]:
         assert self.card is not None
         try:
             settings = self._settings()
-            used = tuple(Sequence(s) for s in self.record["sequences"]["used"])
+            used = in_order(Sequence(s) for s in _part(self.record, "sequences")["used"])
         except (ValueError, KeyError, TypeError):
+            used = ()
+        if not used or self.card.usable(used) != used or not set(used) <= set(self.scans.told):
             return [Checked("again", State.NOT_RECORDED, "The record does not say how it was segmented.")]
         told = ("inputs", "model", "sequences", "preparation", "resampled", "device")
         # Seconds differ from run to run, and are no reason to run again.
-        preparation = {**(self.record.get("preparation") or {}), "steps": None}
+        preparation = {**_part(self.record, "preparation"), "steps": None}
         key = as_json({**{name: self.record.get(name) for name in told}, "preparation": preparation}).decode()
         if self.repeated.made is None or self.repeated.key != key:
             self.repeated.made = None
@@ -862,10 +884,10 @@ class _Again:
     def _otherwise(self, found: Segmentation) -> str:
         """In what this run differs from that one, as a sentence; empty where in nothing that is known."""
         then = {
-            "Gliascope": self.record.get("software", {}).get("version"),
+            "Gliascope": _part(self.record, "software").get("version"),
             "device": self.record.get("device"),
             "precision": self.record.get("precision"),
-            "openvino": (self.record.get("environment") or {}).get("openvino"),
+            "openvino": _part(self.record, "environment").get("openvino"),
         }
         now = {
             "Gliascope": version(),
@@ -932,7 +954,7 @@ def _model_still(record: Mapping[str, Any]) -> tuple[Checked | None, ModelCard |
     from engine import registry
 
     told = record.get("model")
-    if told is None and not (record.get("sequences") or {}).get("used"):
+    if told is None and not _part(record, "sequences").get("used"):
         return None, None
     name = told.get("name") if isinstance(told, Mapping) else None
     if not isinstance(told, Mapping) or not isinstance(name, str):

@@ -286,6 +286,40 @@ def test_a_number_changed_in_the_record_is_noticed(mask: Path) -> None:
     assert sentence(report, "record") == "anna_seg.json, the record itself, was changed after it was written."
 
 
+@pytest.mark.parametrize("odd", [None, 5, ["x"], {"t1": "x"}])
+def test_a_record_that_makes_no_sense_is_told_and_never_a_fault(odd: object, mask: Path) -> None:
+    sidecar = provenance.sidecar_of(mask)
+    record = json.loads(sidecar.read_text())
+    repeated = provenance.Repeated()
+    verify(mask, again=True, repeated=repeated)
+    tops = (
+        "model",
+        "sequences",
+        "inputs",
+        "mask",
+        "edited_by_hand",
+        "device",
+        "environment",
+        "labels_sha256",
+        "resampled",
+    )
+    places: list[tuple[str, ...]] = [(key,) for key in tops]
+    places += [("software", "version"), ("model", "name"), ("model", "files"), ("sequences", "used")]
+    places += [("inputs", "t2"), ("inputs", "t2", "sha256"), ("inputs", "t2", "volume"), ("inputs", "t2", "dicom")]
+    places += [("preparation",), ("preparation", "settings"), ("masks",), ("masks", "t2"), ("dates",), ("output",)]
+    for place in places:
+        broken = json.loads(json.dumps(record))
+        part = broken
+        for key in place[:-1]:
+            part = part.setdefault(key, {})
+        part[place[-1]] = odd
+        sidecar.write_bytes(provenance.as_json(broken))
+        try_again = place[0] in ("preparation", "sequences", "inputs", "device", "model")
+        report = verify(sidecar, again=try_again, repeated=repeated)
+        assert states(report)["record"] != "unchanged" or odd == record.get(place[0])
+        assert report.sentence
+
+
 def test_every_output_can_be_verified(result: Result, tmp_path: Path) -> None:
     runs: list[object] = []
     everything = Wanted(probabilities=True, surfaces=True, table=True, grid=outputs.WORKING)
