@@ -543,9 +543,15 @@ class Invitation(QWidget):
         self.title.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.words = label("", "secondary", wrap=True)
         self.words.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        # Between stretches, not in the middle by itself: an aligned label is not given the height its lines need.
         self.words.setFixedWidth(620)
+        self.words.setMinimumHeight(2 * self.words.fontMetrics().lineSpacing() + 4)
         column.addWidget(self.title)
-        column.addWidget(self.words, 0, Qt.AlignmentFlag.AlignHCenter)
+        between = QHBoxLayout()
+        between.addStretch()
+        between.addWidget(self.words)
+        between.addStretch()
+        column.addLayout(between)
         column.addSpacing(10)
         self.bar = QProgressBar()
         self.bar.setRange(0, 1000)
@@ -686,6 +692,7 @@ class ChangeViews(QWidget):
         model.shown_changed.connect(self._show)
         model.compared.connect(self._update)
         viewer.shown_changed.connect(self._update)
+        viewer.shown_changed.connect(self._bring)
         viewer.layout_changed.connect(self._update)
         for signal in (viewer.layers_changed, viewer.shown_changed, viewer.convention_changed, viewer.layout_changed):
             signal.connect(self._scale_later)
@@ -703,7 +710,7 @@ class ChangeViews(QWidget):
         self.region_choice.chosen.connect(self._choose_region)
         self.since = Choice(self._theme, "The earlier date")
         self.since.setMinimumWidth(132)
-        self.since.activated.connect(self._model.look_since)
+        self.since.activated.connect(lambda at: self._bring(at))
         self.plane_choice = Segments(
             tuple((plane, plane.title[0], f"{plane.title} (P for the next)") for plane in reversed(Plane)), "Plane"
         )
@@ -775,6 +782,12 @@ class ChangeViews(QWidget):
         if place is not None:
             self.viewer.move_crosshair(place)
 
+    def _bring(self, since: int | None = None) -> None:
+        """Have the sequence that is shown brought along from the earlier date."""
+        shown, key = self._model.shown, self.viewer.shown
+        if shown is not None and isinstance(key, Sequence):
+            self._model.look_since(shown.since if since is None else since, key)
+
     def _enter(self, view: SliceView) -> None:
         self.active = view
 
@@ -787,10 +800,7 @@ class ChangeViews(QWidget):
         same = bool(viewer.layers) and all(viewer.layers.get(key) is layer for key, layer in shown.layers.items())
         if not same:
             viewer.set_layers(shown.layers)
-            order = (Sequence.FLAIR, Sequence.T1CE, Sequence.T2, Sequence.T1)
-            # What both dates have is compared best.
-            both = [s for s in order if s in shown.layers and s not in shown.instead]
-            viewer.show(next(iter(both), next(s for s in order if s in shown.layers)))
+            viewer.show(shown.sequence)
             viewer.set_overlay(other_shown=False, opacity=0.3, style=MaskStyle.OUTLINE)
         viewer.set_mask(shown.mask)
         viewer.set_other(shown.earlier)

@@ -36,7 +36,8 @@ _LIKE = {
     Sequence.T2: (Sequence.FLAIR, Sequence.T1, Sequence.T1CE),
     Sequence.FLAIR: (Sequence.T2, Sequence.T1, Sequence.T1CE),
 }
-ESTIMATE_FROM = 0.08
+_BEST = (Sequence.FLAIR, Sequence.T1CE, Sequence.T2, Sequence.T1)
+ESTIMATE_FROM = 0.2
 
 
 class State(Enum):
@@ -92,6 +93,7 @@ class Shown:
         mask: Its mask.
         earlier: The earlier date on the latest one's grid, as bright as the latest.
         instead: For sequences that the earlier date lacks, what is shown instead.
+        sequence: Which sequence this was brought along for.
     """
 
     follow_up: FollowUp
@@ -100,6 +102,7 @@ class Shown:
     mask: Mask
     earlier: Version
     instead: dict[Sequence, Sequence]
+    sequence: Sequence
 
 
 class FollowUpModel(Teller):
@@ -446,7 +449,8 @@ class FollowUpModel(Teller):
             made = follow_up.compare(points, progress.part(0.0, 0.85), baseline)
             latest = made.latest.point
             layers: dict[LayerKey, Layer] = {s: Layer.of(v) for s, v in (latest.shown or latest.subject).items()}
-            return made, _look(made, len(made.visits) - 2, layers, progress.part(0.85, 1.0)), layers
+            look = _look(made, len(made.visits) - 2, layers, None, progress.part(0.85, 1.0))
+            return made, look, layers
 
         def finished(value: tuple[FollowUp, Shown, dict[LayerKey, Layer]]) -> None:
             self._job, self.comparing = None, ""
@@ -472,20 +476,21 @@ class FollowUpModel(Teller):
         )  # fmt: skip
         self.dates_changed.emit()
 
-    def look_since(self, since: int) -> None:
-        """Look at another earlier date beside the latest."""
-        made, layers = self._follow_up, self._layers
+    def look_since(self, since: int, sequence: Sequence | None = None) -> None:
+        """Look at an earlier date beside the latest, on one of the latest's sequences."""
+        made, layers, before = self._follow_up, self._layers, self._shown
         if made is None or not 0 <= since < len(made.visits) - 1:
             return
-        if self._shown is not None and self._shown.since == since:
+        if before is not None and before.since == since and (sequence is None or sequence in before.earlier.layers):
             return
 
         def shown(value: Shown) -> None:
+            # Names may have been typed meanwhile; whose dates these are has not changed, or this were stale.
             self._shown = value
             self.shown_changed.emit()
 
         self._jobs.run(
-            lambda progress: _look(made, since, layers, progress),
+            lambda progress: _look(made, since, layers, sequence, progress, before),
             on_finished=shown,
             on_failed=lambda error: self.fail(error, "Showing the date stopped"),
             topic="follow-up show",
@@ -537,25 +542,35 @@ def _paths(series: Any) -> tuple[Path, ...]:
     return tuple(Path(path) for path in series.files)
 
 
-def _look(made: FollowUp, since: int, layers: dict[LayerKey, Layer], progress: Progress) -> Shown:
-    """An earlier date on the latest one's grid, beside it."""
+def _look(
+    made: FollowUp,
+    since: int,
+    layers: dict[LayerKey, Layer],
+    sequence: Sequence | None,
+    progress: Progress,
+    before: Shown | None = None,
+) -> Shown:
+    """An earlier date on the latest one's grid, beside it; of its scans the one that is looked at.
+
+    Each takes a second or two, so the others follow when they are looked at.
+    """
     visit, latest = made.visits[since], made.latest
     there = visit.point.shown or visit.point.subject
-    wanted = [key for key in layers if isinstance(key, Sequence)]
-    instead: dict[Sequence, Sequence] = {}
-    taken: dict[LayerKey, Layer] = {}
-    brought: dict[Sequence, Layer] = {}
-    for number, key in enumerate(wanted):
-        progress.update(number / len(wanted), "bringing scans along")
-        source = next(s for s in (key, *_LIKE[key]) if s in there)
-        if source is not key:
-            instead[key] = source
-        if source not in brought:
-            brought[source] = Layer.of(visit.scan_on(source, made.grid))
-        taken[key] = _as_bright(brought[source], layers[key])
-    mask = Mask.of(latest.labels, layers)
+    known = [key for key in layers if isinstance(key, Sequence)]
+    instead = {key: _LIKE[key] for key in known if key not in there}
+    lent = {key: next(s for s in those if s in there) for key, those in instead.items()}
+    # What both dates have is compared best.
+    both = [s for s in _BEST if s in known and s not in lent]
+    key = sequence if sequence in known else next(iter(both), known[0])
+    # Told by the masks: names and baseline may be others by now.
+    same = before is not None and before.follow_up.visits[before.since].labels is visit.labels
+    taken: dict[LayerKey, Layer] = dict(before.earlier.layers) if before is not None and same else {}
+    if key not in taken:
+        progress.update(0.0, "bringing a scan along")
+        taken[key] = _as_bright(Layer.of(visit.scan_on(lent.get(key, key), made.grid)), layers[key])
+    mask = before.mask if before is not None and before.mask.labels is latest.labels else Mask.of(latest.labels, layers)
     earlier = Version(made.names_on_screen[since], Mask.of(visit.labels, taken), taken)
-    return Shown(made, since, layers, mask, earlier, instead)
+    return Shown(made, since, layers, mask, earlier, lent, key)
 
 
 def _as_bright(layer: Layer, like: Layer) -> Layer:

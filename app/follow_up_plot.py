@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent, QPen, QPolygonF
+from PySide6.QtGui import QColor, QFontMetricsF, QMouseEvent, QPainter, QPaintEvent, QPen, QPolygonF
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from app.curves import apart, nice_ceiling, nice_step
@@ -84,11 +84,14 @@ class VolumePlot(QWidget):
     # Where things lie
 
     def _title(self) -> str:
+        """As many words as there is room for."""
         full = "Volume in ml, 90 % intervals, and change since baseline"
         known = self._made is None or all(
             interval is not None for visit in self._made.visits for interval in visit.point.intervals_ml.values()
         )
-        return full if known else f"{full}. Open dots: no interval was measured"
+        choices = (full if known else f"{full}. Open dots: no interval was measured", full, "Volume in ml")
+        metrics = QFontMetricsF(body_font(LABEL_PX))
+        return next((words for words in choices if metrics.horizontalAdvance(words) <= self.width()), choices[-1])
 
     def _area(self) -> QRectF:
         return QRectF(LEFT_PX, TOP_PX, self.width() - LEFT_PX - RIGHT_PX, self.height() - TOP_PX - BOTTOM_PX)
@@ -115,8 +118,7 @@ class VolumePlot(QWidget):
         painter.setFont(body_font(LABEL_PX))
         c = self._theme.colours
         painter.setPen(QColor(c.secondary))
-        words = painter.fontMetrics().elidedText(self._title(), Qt.TextElideMode.ElideRight, self.width())
-        painter.drawText(QPointF(0, 12), words)
+        painter.drawText(QPointF(0, 12), self._title())
         if made is None:
             return
         area, top, places = self._area(), self._top(), self._places()

@@ -87,6 +87,22 @@ def painted(image: QImage, colour: str) -> int:
     return count
 
 
+def test_a_sequence_is_brought_along_when_it_is_looked_at(follow_up: FollowUpWindow, tmp_path: Path, qtbot) -> None:
+    dates = [write_date(tmp_path / day) for day in ("2024-05-01", "2024-06-10")]
+    phantoms.write_volume(dates[1] / "t1.nii.gz", phantoms.head(phantoms.grid("LPS"), Sequence.T1))
+    drop(follow_up, dates)
+    qtbot.waitUntil(lambda: follow_up.model.shown is not None, timeout=30_000)
+    views = follow_up.views
+    assert views.viewer.shown is Sequence.T2
+    assert views.earlier.layer is not None
+    views.viewer.show(Sequence.T1)
+    qtbot.waitUntil(lambda: views.earlier.layer is not None, timeout=20_000)
+    assert views.titles[0].text() == "2024-05-01  (T2 instead of T1)"
+    assert views.titles[1].text() == "2024-06-10"
+    views.viewer.show(Sequence.T2)
+    assert views.earlier.layer is not None
+
+
 def test_two_dates_are_dropped_and_compared(compared: FollowUpWindow) -> None:
     model = compared.model
     assert [entry.title for entry in model.entries] == ["2024-05-01", "2024-06-10"]
