@@ -293,6 +293,9 @@ def follow_up(
         list[str] | None,
         typer.Option("--label", help="What to call a date in outputs; once for each, the earliest first."),
     ] = None,
+    only: Annotated[
+        str, typer.Option("--sequences", help="Take these alone at every date, such as flair, so that masks compare.")
+    ] = "",
     baseline: Annotated[
         int, typer.Option("--baseline", min=1, help="Which date changes are told from; the earliest is 1.")
     ] = 1,
@@ -310,13 +313,14 @@ def follow_up(
     from engine import follow_up_files as files
     from engine.workshop import Workshop
 
+    wanted = _sequences(only)
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(_progress("Follow-up"))
         dates, problems = files.find(paths, lambda: stack.enter_context(Workshop()), progress.part(0.0, 0.02))
         if problems:
             raise problems[0]
         if labels and len(labels) != len(dates):
-            raise UserError(f"{len(labels)} labels do not fit {len(dates)} dates", "", "Give --label once for each.")
+            raise UserError(f"{len(labels)} names do not fit {len(dates)} dates", "", "Give --label once for each.")
         if baseline > len(dates):
             raise UserError(f"There is no date {baseline}", f"{len(dates)} were found", "Choose another --baseline.")
         models = flow.Models(None if model == "auto" else model, device)
@@ -324,7 +328,7 @@ def follow_up(
         for number, date in enumerate(dates):
             progress.title = f"Date {number + 1} of {len(dates)}"
             part = progress.part(0.02 + 0.8 * number / len(dates), 0.02 + 0.8 * (number + 1) / len(dates))
-            points.append(files.read(date, models, part))
+            points.append(files.read(date, models, part, wanted))
         progress.title = "Follow-up"
         made = engine_follow_up.compare(points, progress.part(0.82, 0.95), baseline - 1)
         if labels:

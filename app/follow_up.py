@@ -52,7 +52,7 @@ from app.welcome import Emblem
 from engine.follow_up import GROWN, NOT_SEEN, SHRUNK, STABLE, TITLES, FollowUp
 from engine.model_card import WHOLE_TUMOUR
 from engine.rano import NOT_JUDGED, SOURCE, Measure, percent
-from engine.volume import Sequence, interval_in_words
+from engine.volume import Sequence, in_words, interval_in_words
 
 RAIL_WIDTH = 304
 EXPORTS = "Save a report (PDF), numbers (CSV, JSON), the plot (PNG) and maps of change (NIfTI) in a folder (Ctrl+S)"
@@ -96,7 +96,7 @@ class FollowUpWindow(QMainWindow):
         self.invitation.browse_folder.connect(self.browse_folder)
         self.views = ChangeViews(theme, self.model)
         self.plot = VolumePlot(theme)
-        self.numbers = Numbers(theme)
+        self.numbers = Numbers(theme, self.model)
         plotted = QFrame()
         plotted.setObjectName("cell")
         inset = QVBoxLayout(plotted)
@@ -925,9 +925,9 @@ class LegendMark(QWidget):
 class Numbers(QScrollArea):
     """The table of all dates, and what it means."""
 
-    def __init__(self, theme: Theme) -> None:
+    def __init__(self, theme: Theme, model: FollowUpModel) -> None:
         super().__init__()
-        self._theme = theme
+        self._theme, self._model = theme, model
         self.setWidgetResizable(True)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setFocusPolicy(Qt.FocusPolicy.TabFocus)
@@ -948,6 +948,25 @@ class Numbers(QScrollArea):
             return
         for doubt in made.doubts(on_screen=True):
             self._say(doubt, "doubt")
+        self.alike_button = push("", "large")
+        common = self._model.could_be_alike
+        if common or self._model.made_alike:
+            alone = " alone" if len(common) == 1 else ""
+            words = (
+                f"Segment every date with {in_words(common)}{alone}" if common else "Segment each date with all it has"
+            )
+            self.alike_button.setText(words)
+            self.alike_button.setAccessibleName(words)
+            self.alike_button.setToolTip(
+                "What every date has; one model then makes all masks, so that volumes can be compared"
+                if common
+                else "Masks by the best model for each date; volumes may differ for that"
+            )
+            self.alike_button.clicked.connect(lambda: self._model.segment_alike(bool(common)))
+            row = QHBoxLayout()
+            row.addWidget(self.alike_button)
+            row.addStretch()
+            self._column.addLayout(row)
         table = self._table(made)
         self._column.addWidget(table)
         self.setMinimumWidth(table.minimumSizeHint().width() + 56)

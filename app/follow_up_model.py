@@ -63,6 +63,8 @@ class Entry:
         message: What is being done, or what went wrong.
         fraction: Of the work on it, 0..1.
         point: What came of it.
+        files: Of its scans.
+        only: The sequences it is segmented with; None for all it has.
     """
 
     number: int
@@ -75,6 +77,7 @@ class Entry:
     fraction: float = 0.0
     point: TimePoint | None = None
     files: frozenset[Path] = field(default_factory=frozenset)
+    only: tuple[Sequence, ...] | None = None
 
     @property
     def title(self) -> str:
@@ -280,6 +283,32 @@ class FollowUpModel(Teller):
         self._outdated()
         self.dates_changed.emit()
 
+    @property
+    def could_be_alike(self) -> tuple[Sequence, ...]:
+        """The sequences that all dates have, where segmenting with those alone would make their masks comparable."""
+        made = self._follow_up
+        if made is None or made.alike or any(entry.date is None or entry.only for entry in self._ready):
+            return ()
+        return made.common
+
+    @property
+    def made_alike(self) -> bool:
+        """Whether dates are segmented with what all of them have."""
+        return any(entry.only is not None for entry in self.entries)
+
+    def segment_alike(self, alike: bool) -> None:
+        """Segment every date with the sequences that all have, or again with all that each has."""
+        common = self.could_be_alike
+        if alike and not common:
+            return
+        for entry in self.entries:
+            if entry.date is not None:
+                entry.only, entry.point, entry.state = common if alike else None, None, State.WAITING
+        self._stopped = False
+        self._outdated()
+        self.dates_changed.emit()
+        self._next()
+
     def remove(self, entry: Entry) -> None:
         """Go on without a date."""
         if entry not in self.entries:
@@ -398,7 +427,7 @@ class FollowUpModel(Teller):
             self._compare()
 
     def _read(self, entry: Entry) -> None:
-        date = entry.date
+        date, only = entry.date, entry.only
         assert date is not None
         entry.state, entry.message, entry.fraction = State.WORKING, "reading", 0.0
         self._outdated()
@@ -409,7 +438,7 @@ class FollowUpModel(Teller):
 
             if self._models is None:
                 self._models = flow.Models()
-            return follow_up_files.read(date, self._models, progress)
+            return follow_up_files.read(date, self._models, progress, only)
 
         def finished(point: TimePoint) -> None:
             self._job = None

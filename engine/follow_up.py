@@ -25,7 +25,7 @@ from engine.errors import SequenceProblem
 from engine.model_card import REGIONS, TUMOUR_CORE, WHOLE_TUMOUR
 from engine.progress import Progress
 from engine.rano import Course, Measure
-from engine.volume import Affine, Grid, LabelMap, Mask, Sequence, Subject, Volume, in_words, interval_in_words
+from engine.volume import Affine, Grid, LabelMap, Mask, Sequence, Subject, Volume, in_order, in_words, interval_in_words
 
 if TYPE_CHECKING:
     from engine.inference import Segmentation
@@ -258,6 +258,16 @@ class FollowUp:
         return replace(self, visits=tuple(replace(v, point=replace(v.point, label=label)) for v, label in visits))
 
     @property
+    def alike(self) -> bool:
+        """Whether one model with the same sequences made all masks."""
+        return len({visit.point.model_key for visit in self.visits}) == 1
+
+    @property
+    def common(self) -> tuple[Sequence, ...]:
+        """The sequences that every date has."""
+        return in_order(s for s in Sequence if all(s in visit.point.subject for visit in self.visits))
+
+    @property
     def days(self) -> tuple[int, ...] | None:
         """Days from the first date to each; None where the day of one of them is not known."""
         when = [visit.point.when for visit in self.visits]
@@ -325,8 +335,7 @@ class FollowUp:
                     f"{name[:1].upper()}{name[1:]} does not lie well on the latest date: the map of changes since then "
                     "is not to be trusted, and it may be another patient."
                 )
-        keys = {visit.point.model_key for visit in self.visits}
-        if len(keys) > 1:
+        if not self.alike:
             by: dict[str, list[str]] = {}
             for name, visit in zip(names, self.visits, strict=True):
                 by.setdefault(f"{visit.point.model} with {in_words(visit.point.used)}", []).append(name)

@@ -127,22 +127,26 @@ def find(
     return dates, problems
 
 
-def read(date: Date, models: flow.Models, progress: Progress | None = None) -> TimePoint:
+def read(
+    date: Date, models: flow.Models, progress: Progress | None = None, only: Iterable[Sequence] | None = None
+) -> TimePoint:
     """Read the scans of a date, and find the tumour unless a mask of these very scans is there.
 
     Args:
         date: From `find`.
         models: Shared by all dates.
         progress: Told of every step; cancelling it stops within a second.
+        only: The sequences to take, so that every date is segmented alike; all that are there, or a saved mask, when
+            not given.
 
     Raises:
         UserError: See `flow.read` and `flow.compute`.
         Cancelled: ``progress`` was cancelled.
     """
     progress = progress or Progress()
-    scans = flow.read(date.patient, progress.part(0.0, 0.15))
+    scans = flow.read(date.patient, progress.part(0.0, 0.15), only=only)
     notes: tuple[str, ...] = ()
-    for sidecar in dict.fromkeys(date.results):
+    for sidecar in dict.fromkeys(date.results if only is None else ()):
         record = _record(sidecar)
         if record is None or not _made_from(record, scans):
             continue

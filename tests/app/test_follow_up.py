@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PySide6.QtCore import QEvent, Qt
 from PySide6.QtGui import QColor, QImage
 from PySide6.QtWidgets import QApplication, QFileDialog
 
+from app import cli
 from app.follow_up import COLOURS, FollowUpWindow
 from app.follow_up_model import State
 from app.jobs import Jobs
@@ -20,8 +22,9 @@ from app.theme import Theme
 from app.viewer_model import Plane
 from engine import alignment, flow
 from engine.follow_up import GROWN
-from engine.model_card import WHOLE_TUMOUR
+from engine.model_card import WHOLE_TUMOUR, Role
 from engine.volume import REST_OF_WHOLE_TUMOUR, Sequence, Volume
+from tests.app import threshold_model
 from tests.app.conftest import drop
 from tests.engine import phantoms
 
@@ -101,6 +104,22 @@ def test_a_sequence_is_brought_along_when_it_is_looked_at(follow_up: FollowUpWin
     assert views.titles[1].text() == "2024-06-10"
     views.viewer.show(Sequence.T2)
     assert views.earlier.layer is not None
+
+
+def test_every_date_can_be_segmented_alike(follow_up: FollowUpWindow, models: Path, tmp_path: Path, qtbot) -> None:
+    threshold_model.install(models, "pair", (Sequence.T2, Sequence.T1), Role.TEACHER, dice=0.9)
+    dates = [write_date(tmp_path / day) for day in ("2024-05-01", "2024-06-10")]
+    phantoms.write_volume(dates[1] / "t1.nii.gz", phantoms.head(phantoms.grid("LPS"), Sequence.T1))
+    drop(follow_up, dates)
+    model = follow_up.model
+    qtbot.waitUntil(lambda: model.follow_up is not None, timeout=30_000)
+    assert any("not segmented alike" in text.text() for text in follow_up.numbers.texts)
+    assert follow_up.numbers.alike_button.text() == "Segment every date with T2 alone"
+    qtbot.mouseClick(follow_up.numbers.alike_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: model.follow_up is not None, timeout=30_000)
+    assert {entry.point.model for entry in model.entries if entry.point is not None} == {"student t2 1.0"}
+    assert not any("not segmented alike" in text.text() for text in follow_up.numbers.texts)
+    assert follow_up.numbers.alike_button.text() == "Segment each date with all it has"
 
 
 def test_two_dates_are_dropped_and_compared(compared: FollowUpWindow) -> None:
@@ -263,3 +282,21 @@ def test_another_date_can_be_dropped_below_the_pictures(window: MainWindow, date
         lambda: window.follow_up is not None and window.follow_up.model.follow_up is not None, timeout=30_000
     )
     assert window.session.name == "2024-05-01"
+
+
+def test_command_line(models: Path, dates: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["follow-up", *map(str, dates), "--out", str(tmp_path / "out"), "--label", "pre", "--label", "post"]
+    assert cli.main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [date["date"] for date in told["dates"]] == ["pre", "post"]
+    assert [date["day"] for date in told["dates"]] == [0, 40]
+    assert all(Path(path).is_file() for path in told["outputs"].values())
+    assert cli.main(words) == 0
+    said = capsys.readouterr().out
+    assert "post, day 40" in said
+    assert "not a response category" in said
+    assert cli.main(words[:-2]) == 2
+    assert "1 names do not fit 2 dates" in capsys.readouterr().err
+    assert cli.main(["follow-up", str(dates[0]), "--out", str(tmp_path / "one")]) == 2
+    assert "Add another date." in capsys.readouterr().err
+    assert not (tmp_path / "one").exists()
