@@ -265,7 +265,7 @@ class VerifyCard(Card):
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(8)
         self._head = QHBoxLayout()
-        self._head.setSpacing(10)
+        self._head.setSpacing(6)
         column.addLayout(self._head)
         inside = QWidget()
         inside.setObjectName("panelBody")
