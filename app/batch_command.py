@@ -117,7 +117,7 @@ def table(going: Batch) -> Table:
     for row in going.rows:
         sizes = [f"{row.volumes_ml[region]:.1f}" if row.volumes_ml else "" for region in _REGIONS]
         dice = [f"{row.scores[region].dice:.2f}" if row.scores else "" for region in _REGIONS]
-        held = " ".join(sequence.title for sequence in Sequence if sequence in (row.used or row.sequences))
+        held = " ".join(sequence.title for sequence in Sequence if sequence in row.sequences)
         seconds = f"{row.seconds:.1f}" if row.seconds else ""
         made.add_row(row.name, row.state.value, held, row.model, *sizes, *dice, seconds)
     return made
