@@ -265,7 +265,7 @@ def test_cancelled_it_ends_within_a_second_and_goes_on_later(
     told: list[Event] = []
     with pytest.raises(Cancelled):
         going.run(lambda event: (told.append(event), stop(event))[0], progress, jobs=2)
-    assert time.monotonic() - asked < 2.0  # one on a machine that does nothing else
+    assert time.monotonic() - asked < 3.0  # 0.8 on a machine that does nothing else
     assert isinstance(told[-1], Done)
     assert told[-1].stopped
     assert not list((tmp_path / "out" / "patients").glob(".*"))
@@ -286,7 +286,8 @@ def test_paused_nothing_is_done_until_it_goes_on(whole: dict[str, bytes], cohort
         elif isinstance(event, Paused) and event.paused:
             [worker] = psutil.Process().children()
             before = after = -1.0
-            while before != after or before < 0:  # the end of what it was just doing
+            # The end of what it was just doing; on a busy machine it may have to wait for a processor core in between.
+            while before != after or before < 0 or worker.status() != psutil.STATUS_SLEEPING:
                 before = after
                 after = sum(worker.cpu_times()[:2])
                 psutil.wait_procs([worker], timeout=0.3)
