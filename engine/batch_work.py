@@ -11,7 +11,6 @@ reads or writes the others compute.
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import json
 import os
@@ -21,13 +20,13 @@ import subprocess
 import sys
 import threading
 import time
-import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal
 
 from engine.batch_plan import Patient, Settings, require_some
+from engine.batch_worker import GRACE_SECONDS, Orders
 from engine.errors import Cancelled, UserError
 from engine.files import unwritten, whole_file
 from engine.progress import Progress
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
 ROW = "row.json"
 
 _TELL_SECONDS = 0.2
-# How long a worker that was asked to stop gets to put its private files away.
-_GRACE_SECONDS = 0.7
 # Of one process with a network, four scans and their probabilities; 0.7 GB were measured.
 _PROCESS_MB = 1200
 _MOST_PROCESSES = 32
@@ -208,47 +205,8 @@ def sentence_of(error: UserError | MemoryError | OSError) -> str:
 # --- a worker process -------------------------------------------------------------------------------------------------
 
 
-class _Orders:
-    """What a worker process is told on its standard input, a JSON object a line; its end ends the process."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._patients: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._go = threading.Event()
-        self._go.set()
-        self.progress = Progress()
-
-    def listen(self) -> None:
-        """Take orders until there are no more; on a thread of its own."""
-        for line in self._stream:
-            order = json.loads(line)
-            if "hold" not in order:
-                self._patients.put(order)
-            elif order["hold"]:
-                self._go.clear()
-                # The main thread comes to `hold_still` at its next line of Python, wherever it is, in a few tenths of a
-                # second; the next word to its progress may be seconds away.
-                _thread.interrupt_main(signal.SIGINT)
-            else:
-                self._go.set()
-        self.progress.cancel()
-        self._go.set()
-        self._patients.put(None)
-        time.sleep(_GRACE_SECONDS)
-        # Whoever began this is gone or wants no more of it; what it would still write nobody would look at.
-        os._exit(0)
-
-    def hold_still(self, number: int, frame: types.FrameType | None) -> None:
-        """Wait while told to; an interrupt from the keyboard, which is for whoever began this, passes by."""
-        self._go.wait()
-
-    def next(self) -> dict[str, Any] | None:
-        """The next order; None when there will be no more."""
-        return self._patients.get()
-
-
-def serve() -> int:
-    """Be a worker process: patients come on standard input, what becomes of them goes to standard output."""
+def serve(orders: Orders) -> int:
+    """Be a worker process; what becomes of patients goes to standard output, a JSON object a line."""
     # What libraries print must not get between the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -267,10 +225,7 @@ def serve() -> int:
             told = time.monotonic()
             tell({"progressed": [fraction, message]})
 
-    orders = _Orders(sys.stdin)
-    orders.progress = Progress(hear)
-    signal.signal(signal.SIGINT, orders.hold_still)
-    threading.Thread(target=orders.listen, daemon=True).start()
+    orders.hear = hear
     first = orders.next()
     if first is None:
         return 0
@@ -339,7 +294,7 @@ class Crew:
         """See `engine.batch.Hands`."""
         for worker in self._workers:
             worker.dismiss()
-        until = time.monotonic() + _GRACE_SECONDS
+        until = time.monotonic() + GRACE_SECONDS
         for worker in self._workers:
             worker.end(until)
 
@@ -356,7 +311,7 @@ class _Worker:
         try:
             with log.open("a", encoding="utf-8") as errors:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "engine.batch_work"],
+                    [sys.executable, "-m", "engine.batch_worker"],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=errors,
@@ -443,7 +398,3 @@ def processes_here(settings: Settings) -> int:
         if runtime.gpu_obstacle() is None:
             room = min(room, _MOST_ON_A_GPU)
     return max(1, min(cores, room, _MOST_PROCESSES))
-
-
-if __name__ == "__main__":
-    sys.exit(serve())

@@ -22,7 +22,7 @@ DATA = [
 
 # Modules that no import statement names, as they are started or looked up by name.
 HIDDEN = [
-    "engine.batch_work",
+    "engine.batch_worker",
     "openvino",
     "trainer.estimate",
     "trainer.publication",

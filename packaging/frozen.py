@@ -10,7 +10,7 @@ import sys
 # What a checkout starts as ``python -m MODULE`` the built program starts as ``gliascope -m MODULE``: its
 # `sys.executable` is itself. No other module can be asked for.
 WORKERS = (
-    "engine.batch_work",
+    "engine.batch_worker",
     "trainer.estimate",
     "trainer.publication",
     "trainer.run",
