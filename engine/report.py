@@ -91,7 +91,7 @@ _SIZES = (
     _Size(8.5, 1.0), _USUAL, _Size(7.5, 1.0), _Size(7.5, 0.85), _Size(7.5, 0.7),
 )  # fmt: skip
 _MOST_LESIONS = 8
-# Between the columns of a table, in mm; and rows of a table that no page break divides.
+# Between the columns of a table, in mm; and rows of a table or lines of a paragraph that no page break divides.
 _MOST_SPARE = 20.0
 _TOGETHER = 12
 
@@ -649,8 +649,13 @@ def _paragraphs(title: str, texts: list[str], points: float) -> list[_Block]:
     """A head on the left and its paragraphs beside it, a block a line."""
     lines = [line for text in texts for line in wrapped(text, points, _WIDTH - _INDENT)]
     blocks = [_line(words, points, _LEFT + _INDENT, "" if number else title) for number, words in enumerate(lines)]
-    blocks[0] = replace(blocks[0], joined=len(blocks) > 1)
-    return [*blocks, _space(1.5)]
+    return [*_together(blocks), _space(1.5)]
+
+
+def _together(blocks: list[_Block]) -> list[_Block]:
+    """The lines of a paragraph as one where it is short; a long one may be divided, but not after its first line."""
+    kept = len(blocks) - 1 if len(blocks) <= _TOGETHER else 1
+    return [replace(block, joined=number < kept) for number, block in enumerate(blocks)]
 
 
 def _line(words: str, points: float, x: float = _LEFT, title: str = "") -> _Block:
@@ -665,7 +670,7 @@ def _line(words: str, points: float, x: float = _LEFT, title: str = "") -> _Bloc
 def _section(section: Section, points: float) -> list[_Block]:
     blocks = [_Block(6.0, lambda canvas, y: canvas.words(_LEFT, y + 4.0, section.title, 10.0, INK, medium=True), True)]
     for text in section.paragraphs:
-        blocks += [_line(words, points) for words in wrapped(text, points, _WIDTH)]
+        blocks += _together([_line(words, points) for words in wrapped(text, points, _WIDTH)])
         blocks.append(_space(1.0))
     if section.table is not None:
         blocks += [_space(1.0), *_table(section.table), _space(1.5)]
@@ -673,7 +678,7 @@ def _section(section: Section, points: float) -> list[_Block]:
         plot = section.plot
         blocks.append(_Block(plot.height_mm + 3.0, lambda canvas, y: _plot(canvas, plot, y)))
     if section.scene is not None:
-        blocks.append(_planes(section.scene))
+        blocks += [_space(1.0), _planes(section.scene)]
     return [*blocks, _space(2.0)]
 
 
@@ -772,11 +777,12 @@ def _pdf(wanted: Content) -> bytes:
     from fpdf.fonts import TTFFont
 
     room = _PAGE[1] - _TOP - _BOTTOM
-    # One page where smaller pictures make it one; else as many as it takes, with pictures at full size.
-    tries = (
-        _pages(_blocks(wanted, size), room) for size in _SIZES if not (size.every and len(wanted.scene.scans) == 1)
-    )
-    pages = next((pages for pages in tries if len(pages) == 1), None) or _pages(_blocks(wanted, _USUAL), room)
+    # One page where smaller letters and pictures make it one; else the fewest pages, with the largest that make as few.
+    sizes = list(_sizes(len(wanted.scene.scans)))
+    pages = next((pages for size in sizes if len(pages := _pages(_blocks(wanted, size), room)) == 1), None)
+    if pages is None:
+        fewer = [_USUAL, *(size for size in sizes if not size.every and size.points < _USUAL.points)]
+        pages = min((_pages(_blocks(wanted, size), room) for size in fewer), key=len)
     pdf = FPDF(orientation="portrait", unit="mm", format="A4")
     pdf.set_auto_page_break(False)
     pdf.set_margin(0)
