@@ -439,7 +439,7 @@ def _parts(wanted: Content) -> list[tuple[str, list[str]]]:
             "Record",
             f"Segmented in {record['seconds']:.1f} s on {record['device']} ({record['precision']}). "
             f"Mask of {shape} voxels of {spacing} mm.",
-            f"SHA-256 of the mask {record['mask']['sha256']}" if "mask" in record else "The mask was not saved.",
+            f"SHA-256 of the mask {record['mask']['sha256']}" if "mask" in record else "",
             f"SHA-256 of the model {model['sha256']}",
             f"SHA-256 of the scans, first 16 digits: {', '.join(scans)}" if scans else "",
         ),
