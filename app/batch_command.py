@@ -25,20 +25,29 @@ def begin(paths: list[Path], out: Path, settings: Settings, progress: Progress) 
     """A new batch, or the one that is there already.
 
     Raises:
-        UserError: There are no patients, or the batch that is there was begun with other settings.
+        UserError: There are no patients, or the batch that is there was begun with other settings or other patients.
         Cancelled: The user asked to stop.
     """
     if (out / batch.JOB).exists():
         there = Batch.open(out)
         before, now = there.settings.to_json(), settings.to_json()
+        asked = bool(paths) or now != Settings().to_json()  # with --out alone it goes on as it was begun
         now["labels"] = now["labels"] or before["labels"]  # told from the truths when the batch was begun
-        if paths and before != now:
+        if asked and before != now:
             differing = ", ".join(sorted(key for key in before if before[key] != now[key]))
             raise UserError(
                 f"The batch in {shown(there.out)} was begun with other settings",
                 f"other {differing}",
                 "Give the same as then, or another folder with --out.",
             )
+        for path in paths:
+            where = path.absolute()
+            if not any(where in (patient.folder, *patient.folder.parents) for patient in there.patients):
+                raise UserError(
+                    f"The batch in {shown(there.out)} is not of the patients in {shown(where)}",
+                    "",
+                    "Leave that out to go on with it, or choose another folder with --out.",
+                )
         return there
     if not paths:
         raise UserError(f"There is no batch in {shown(out)} to go on with", "", "Name a folder of patients.")

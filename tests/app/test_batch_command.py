@@ -66,9 +66,15 @@ def test_it_tells_of_everybody_and_goes_on(
     assert [row["state"] for row in told["rows"]] == ["done", "failed"]
     assert "boris_t1.nii.gz" in told["failed"][0]["error"], "another turn, another reason"
 
+    assert cli.main(["batch", "--out", str(out)]) == 2
+    assert "other settings" not in capfd.readouterr().err
     code, _, sentences = run(str(cohort), "--model", "of-the-test", "--table")
     assert code == 2
     assert sentences == [
         "The batch in out was begun with other settings (other wanted). Give the same as then, or another folder with "
         "--out."
     ]
+    (tmp_path / "others").mkdir()
+    code, _, sentences = run(str(tmp_path / "others"), "--model", "of-the-test")
+    assert code == 2
+    assert sentences[0].startswith("The batch in out is not of the patients in others.")
