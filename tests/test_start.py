@@ -391,6 +391,21 @@ def test_torch_and_test_tools_are_installed_only_where_they_are_used(
     assert start.parts_for(words) == expected
 
 
+@pytest.mark.parametrize("own_index_has_it", [True, False])
+def test_the_program_is_built_with_the_torch_for_cpus(monkeypatch: pytest.MonkeyPatch, own_index_has_it: bool) -> None:
+    asked: list[tuple[list[str], list[str]]] = []
+
+    def install(names: Sequence[str], whole_before: bool, options: Sequence[str] = ()) -> None:
+        asked.append((list(names), list(options)))
+        if not options and not own_index_has_it:
+            raise start.Stop("There is no ready-made package torch==2.13.0+cpu")
+
+    monkeypatch.setattr(start, "_pip_install", install)
+    start._install_torch_for_cpus(False)
+    assert all(names == ["torch==2.13.0+cpu"] for names, _ in asked)
+    assert [options[-1:] for _, options in asked] == [[]] + [[start.TORCH_FOR_CPUS]] * (not own_index_has_it)
+
+
 def test_a_part_that_was_installed_before_is_kept(project: Path) -> None:
     assert begin(project, "train").stderr.startswith("Bringing the installation up to date.")
     assert begin(project, "train").stderr == ""
