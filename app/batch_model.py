@@ -37,6 +37,7 @@ from engine.volume import in_words
 DRAIN_MS = 100
 # Before so many patients are done, how long the others will take is a guess that only unsettles.
 ESTIMATE_FROM = 2
+ON_THE_WAY = (State.RUNNING, State.WAITING)
 ENDED = (State.DONE, State.FAILED, State.SKIPPED)
 
 
@@ -80,13 +81,13 @@ class Clock:
     def __init__(self) -> None:
         self._before = 0.0
         self._since: float | None = None
-        self._seconds: list[float] = []
+        self._done: list[tuple[float, int]] = []
         self._begun: dict[str, float] = {}
 
     def begin(self) -> None:
         """A run begins; what earlier ones took says nothing, as the machine may have been another."""
         self._before, self._since = 0.0, time.monotonic()
-        self._seconds, self._begun = [], {}
+        self._done, self._begun = [], {}
 
     def hold(self, held: bool) -> None:
         """A pause is no work."""
@@ -104,35 +105,47 @@ class Clock:
         """A patient has ended."""
         begun = self._begun.pop(row.name, None)
         if row.state is State.DONE and begun is not None:
-            self._seconds.append(self.worked - begun)
+            self._done.append((self.worked - begun, _work_of(row)))
 
     @property
     def worked(self) -> float:
         """Seconds of this run, without pauses."""
         return self._before + (time.monotonic() - self._since if self._since is not None else 0.0)
 
-    def left(self, running: Collection[str], waiting: int) -> tuple[float, float] | None:
+    def left(self, running: Collection[Row], waiting: Collection[Row]) -> tuple[float, float] | None:
         """Seconds until nothing is left, from and to; None while that is not known.
 
         Args:
             running: Who is being segmented, side by side.
-            waiting: How many patients have not begun.
+            waiting: Who has not begun.
         """
-        known = len(self._seconds)
+        known = len(self._done)
         if known < ESTIMATE_FROM:
             return None
-        each = statistics.fmean(self._seconds)
+        unit = sum(seconds for seconds, _ in self._done) / sum(work for _, work in self._done)
+        rates = [seconds / work / unit for seconds, work in self._done]
+        now = self.worked
         # Who has taken longer than the others did is not done at once for that.
-        still = [max(each - (self.worked - self._begun.get(name, self.worked)), 0.15 * each) for name in running]
+        still = [
+            max(unit * _work_of(row) - (now - self._begun.get(row.name, now)), 0.15 * unit * _work_of(row))
+            for row in running
+        ]
+        to_come = [unit * _work_of(row) for row in waiting]
         hands = max(1, len(still))
         # The last ones are not done faster because others were done beside the earlier ones.
-        mean = max((waiting * each + sum(still)) / hands, each * math.ceil(waiting / hands), *still, 0.0)
-        # Two standard errors of the sum of ``rest`` patients whose mean is known from ``known`` others; patients differ
-        # by a tenth at least, whatever the first few look like.
-        spread = max(0.1 * each, statistics.stdev(self._seconds))
-        rest = waiting + sum(still) / each
+        mean = max((sum(to_come) + sum(still)) / hands, *still, *to_come, 0.0, 0.0)
+        # Two standard errors of the sum of as many patients, whose mean is known from ``known`` others; they differ by
+        # a seventh at least, whatever the first few look like.
+        rest = len(to_come) + sum(left / (unit * _work_of(row)) for left, row in zip(still, running, strict=True))
+        each = (sum(to_come) + sum(still)) / rest if rest else 0.0
+        spread = max(0.15, statistics.stdev(rates)) * each
         error = 2 * spread * math.sqrt(rest + rest**2 / known) / hands
         return max(0.0, mean - error), mean + error
+
+
+def _work_of(row: Row) -> int:
+    """What a patient costs in comparison: reading each sequence takes about as long as all that is done once."""
+    return 1 + max(1, len(row.sequences))
 
 
 class BatchModel(Teller):
@@ -295,8 +308,7 @@ class BatchModel(Teller):
         elif self._stage is Stage.STOPPING:
             said.append("stopping")
         elif self.under_way:
-            running = [row.name for row in self.rows if row.state is State.RUNNING]
-            left = self.clock.left(running, counts[State.WAITING])
+            left = self.clock.left(*([row for row in self.rows if row.state is state] for state in ON_THE_WAY))
             said.append(f"{time_left(*left)} left" if left is not None else "time left is told after a few patients")
         return ", ".join(said)
 

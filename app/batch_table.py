@@ -535,7 +535,9 @@ class RowPainter(QStyledItemDelegate):
         words = self._view.table.words(row, column)
         if not words:
             return
-        painter.setFont(self._struck if column is Column.PATIENT and row.state is State.SKIPPED else self._body)
+        font = self._struck if column is Column.PATIENT and row.state is State.SKIPPED else self._body
+        # Beside results there is little room, and names of different sizes below each other look like a mistake.
+        painter.setFont(self._small if column is Column.MODEL and self._view.batch.batch is not None else font)
         strong = (column is Column.PATIENT and row.state is not State.SKIPPED) or (
             column is Column.KNOW and bool(row.error)
         )

@@ -220,7 +220,7 @@ def plan(paths: Iterable[Path], settings: Settings | None = None, progress: Prog
             scans, inside = _divided(path, progress)
             if scans or not inside:
                 with _kept(problems, may_be_empty=bool(inside)):
-                    cohort = sequences.find_cohort(path, problems, with_tests=True)
+                    cohort = sequences.find_cohort(path, problems, to_segment=True)
                     found += [_of_files(files) for files in cohort]
             exports += [(path, export) for export in inside]
         elif nifti.is_nifti_name(path) or not dicom.looks_like_dicom([path]):

@@ -229,7 +229,7 @@ def find_subjects(paths: Iterable[Path]) -> list[SubjectFiles]:
     return _named_apart([*_group(loose, None), *found])
 
 
-def find_cohort(folder: Path, problems: list[UserError], with_tests: bool = False) -> list[SubjectFiles]:
+def find_cohort(folder: Path, problems: list[UserError], to_segment: bool = False) -> list[SubjectFiles]:
     """Find the patients of a cohort with their ground truths.
 
     What `find_subjects` finds, and the layouts that only cohorts have: truths in a folder of their own (``labelsTr`` of
@@ -239,7 +239,8 @@ def find_cohort(folder: Path, problems: list[UserError], with_tests: bool = Fals
     Args:
         folder: Of the cohort.
         problems: Gets what was found and cannot be used.
-        with_tests: Whether the images of a challenge's test, whose truth was never given out, are patients too.
+        to_segment: Whether those are patients too of whom nothing can be learnt: the images of a challenge's test,
+            whose truth was never given out, and files whose names tell no sequence, while their contents may.
 
     Returns:
         The patients in order of their names, each with a name of its own.
@@ -249,10 +250,10 @@ def find_cohort(folder: Path, problems: list[UserError], with_tests: bool = Fals
     """
     if not _is_folder(folder):
         raise UnreadableImage(f"{shown(folder)} is not a folder", "", "Choose the folder above the patients'.")
-    inside = list(_search(folder, _DEPTH, problems, with_tests))
+    inside = list(_search(folder, _DEPTH, problems, to_segment))
     if not inside:
         raise _nothing_in(folder)
-    found = _named_apart([subject for subject in inside if subject.files] or inside)
+    found = _named_apart([subject for subject in inside if subject.files or to_segment] or inside)
     return _with_truths_elsewhere(found, folder, problems)
 
 

@@ -437,24 +437,29 @@ def test_five_hundred_patients_stay_fluid_while_all_of_them_change(page, tmp_pat
 def test_the_time_left_is_told_from_patients_that_were_done(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    four, one = tuple(Sequence), (T1,)
     clock = Clock()
     clock.begin()
-    assert clock.left((), 20) is None
+    waiting = [Row(f"w{number}", sequences=four) for number in range(18)]
+    running = [Row(name, State.RUNNING, sequences=four) for name in ("c", "d")]
+    assert clock.left(running, waiting) is None
     for number in range(5):
-        clock.started(f"a{number}")
-        clock.started(f"b{number}")
+        for name in ("a", "b"):
+            clock.started(f"{name}{number}")
         now[0] += 10
-        clock.count(Row(f"a{number}", State.DONE, seconds=10.0))
-        clock.count(Row(f"b{number}", State.DONE, seconds=10.0))
-    clock.started("c")
-    clock.started("d")
-    low, high = clock.left(("c", "d"), 18)
+        for name in ("a", "b"):
+            clock.count(Row(f"{name}{number}", State.DONE, sequences=four))
+    for row in running:
+        clock.started(row.name)
+    low, high = clock.left(running, waiting)
     assert low < 100 < high
-    assert high - low < 100
+    assert high - low < 50
+    # Who has a quarter of the scans takes less.
+    assert clock.left(running, [Row(row.name, sequences=one) for row in waiting])[1] < low
     clock.hold(True)
     now[0] += 1000
     clock.hold(False)
-    assert clock.left(("c", "d"), 18) == (pytest.approx(low), pytest.approx(high)), "a pause is no work"
+    assert clock.left(running, waiting) == (pytest.approx(low), pytest.approx(high)), "a pause is no work"
     # The last one is not done twice as fast because two were before.
-    low, high = clock.left(("c",), 0)
-    assert low < 10 < high + 1
+    low, high = clock.left(running[:1], [])
+    assert low <= 10 <= high

@@ -536,3 +536,12 @@ def test_links_that_lead_in_circles_are_not_followed(tmp_path: Path) -> None:
 
     assert [files.name for files in sequences.find_subjects([tmp_path / "cohort"])] == ["anna"]
     assert [files.name for files in sequences.find_subjects([tmp_path / "elsewhere"])] == ["anna"]
+
+
+def test_who_has_scans_of_no_telling_name_is_segmented_with_the_others_and_not_learnt_from(tmp_path: Path) -> None:
+    phantoms.write_subject(tmp_path / "anna")
+    phantoms.write_volume(tmp_path / "boris" / "scan.nii.gz", phantoms.head(phantoms.grid("LPS"), T2))
+
+    assert [files.name for files in sequences.find_cohort(tmp_path, [])] == ["anna"]
+    everybody = sequences.find_cohort(tmp_path, [], to_segment=True)
+    assert [(files.name, len(files.unknown)) for files in everybody] == [("anna", 0), ("boris", 1)]
