@@ -31,6 +31,7 @@ LEFT = Qt.MouseButton.LeftButton
 NAMES = ["anna", "boris", "carla", "dora"]
 BROKEN = "dora"
 LONGEST_S = 0.05
+TRIES = 6
 
 
 @pytest.fixture(scope="module")
@@ -414,7 +415,8 @@ def test_five_hundred_patients_stay_fluid_while_all_of_them_change(page, tmp_pat
     names = [f"patient-{number}" for number in range(500)]
     Batch.create(Plan(tuple(Patient(name, files(name), sequences=(T2,)) for name in names)), tmp_path / "out")
     model, longest = page.batch, []
-    for _ in range(3):
+    # What shares the processor's caches makes the same work longer.
+    for _ in range(TRIES):
         model.begin_anew()
         work = Work()
         model.open([tmp_path / "out"])
