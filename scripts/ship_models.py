@@ -5,23 +5,30 @@
 ``gliascope study`` with the same folders trains and scores what this needs. Each model under ``shipped`` in the config
 was trained on every patient, so nothing can be measured on it; its card carries what the networks of the same recipe
 reached on the patients of the folds they did not learn from: Dice and HD95 at thresholds that the other patients chose,
-the threshold that is best on all, the temperature of the probabilities and the interval of the volumes. docs/models.md
-is written from the cards.
+the threshold that is best on all, the temperature of the probabilities and the interval of the volumes.
+
+Some patients are harder than others. Each model carries what it and the model for any subset reached on the patients
+that both were measured on, so that the choice between them does not hang on who was measured on whom. docs/models.md is
+written from the cards.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+from dataclasses import replace
 from pathlib import Path
 
 from engine import registry
 from engine.errors import UserError
 from engine.model_card import REGIONS, ModelCard, RegionScores
-from engine.volume import SUBSETS, in_words
+from engine.volume import SUBSETS, in_words, joined
 from trainer import checkpoint, comparison, publication
 from trainer.study import SCORES, Places, Shipped, Study, run_name
 
 ROOT = Path(__file__).resolve().parent.parent
+FIRST_GENERATION = ROOT / "docs" / "results" / "first_generation.csv"
+"""What each model of the first generation reached on the ten patients it had not seen, at every threshold."""
 DATA = (
     "Real glioma patients of BraTS 2018 and BraTS 2021: multi-centre, skull-stripped, co-registered, 1 mm; expert "
     "labels. Simulated patients in heads of other people beside them. No image of a real patient is part of this model."
@@ -59,6 +66,7 @@ def main(words: list[str] | None = None) -> None:
     for model in study.shipped:
         if not arguments.only or model.name in arguments.only:
             ship(model, study, places, arguments.out, arguments.version)
+    set_beside(study, places, arguments.out)
     # Those that came from elsewhere are used beside them.
     cards = [card for card in registry.list_models([arguments.out]).models if card.evaluation is not None]
     command = f"python -m scripts.ship_models configs/{arguments.study.name}"
@@ -71,12 +79,7 @@ def ship(model: Shipped, study: Study, places: Places, out: Path, version: str) 
     Raises:
         UserError: It is not trained yet, or nothing of its recipe is scored.
     """
-    runs = [
-        places.runs / run.config.name
-        for run in study.plan(places)
-        if run.scored and run.recipe == model.recipe and run.config.sequences == model.sequences
-    ]
-    scored = [run for run in runs if (run / SCORES).exists()]
+    scored = scored_runs(model, study, places)
     if not scored:
         raise UserError(f"Nothing is known of {model.name}", "no run of its recipe is scored", "Carry out the study.")
     name = run_name(model.recipe, model.sequences, (), model.seed)
@@ -90,6 +93,61 @@ def ship(model: Shipped, study: Study, places: Places, out: Path, version: str) 
         f"{'seed' if len(seeds) == 1 else 'seeds'}; the shipped weights were trained on all {trained} patients"
     )
     return publication.described(card, scored, how).write(card.folder)
+
+
+def scored_runs(model: Shipped, study: Study, places: Places) -> list[Path]:
+    """The folders of the runs of a model's recipe that held patients out and are scored."""
+    runs = (
+        places.runs / run.config.name
+        for run in study.plan(places)
+        if run.scored and run.recipe == model.recipe and run.config.sequences == model.sequences
+    )
+    return [run for run in runs if (run / SCORES).exists()]
+
+
+def set_beside(study: Study, places: Places, out: Path) -> None:
+    """Put on the cards what models reached on the patients they share; see the top of this file.
+
+    Raises:
+        UserError: Two models share none.
+    """
+    cards = {card.name: card for card in registry.list_models([out]).models}
+    shipped = {model.name: model for model in study.shipped if model.name in cards}
+
+    def scores_of(card: ModelCard) -> list[comparison.PatientScore]:
+        model = shipped.get(card.name)
+        runs = scored_runs(model, study, places) if model else []
+        rows = comparison.read_rows(run / SCORES for run in runs) if model else first_generation(card)
+        return comparison.score_patients(rows)
+
+    anys = [(card, scores_of(card)) for card in cards.values() if card.any_subset]
+    for card in (one for one in cards.values() if not one.any_subset):
+        own = scores_of(card)
+        beside = [publication.compared(own, theirs, other, joined(card.sequences)) for other, theirs in anys if own]
+        replace(card, beside=tuple(beside)).write(card.folder)
+
+
+def first_generation(card: ModelCard) -> list[comparison.Row]:
+    """The scores of a model of the first generation; none for other models."""
+    with FIRST_GENERATION.open(encoding="utf-8", newline="") as file:
+        return [
+            comparison.Row(
+                recipe=row["model"],
+                sequences=joined(card.sequences),
+                fold=int(row["fold"]),
+                seed=0,
+                cohort=comparison.REAL,
+                case=row["case"],
+                region=row["region"],
+                threshold=float(row["threshold"]),
+                dice=float(row["dice"]),
+                hd95_mm=float(row["hd95_mm"]),
+                truth_ml=float(row["truth_ml"]),
+                found_ml=float(row["volume_ml"]),
+            )
+            for row in csv.DictReader(file)
+            if row["model"] == card.name
+        ]
 
 
 def page(cards: list[ModelCard], command: str) -> str:

@@ -32,7 +32,7 @@ from engine.model_card import (
     RegionScores,
 )
 from engine.progress import Progress
-from engine.volume import LabelMap, Subject, in_order, joined
+from engine.volume import LabelMap, Sequence, Subject, in_order, joined
 from trainer import calibration, checkpoint, comparison, scoring
 from trainer.comparison import PatientScore, Row
 from trainer.study import SCORES, Planned
@@ -78,6 +78,42 @@ def described(card: ModelCard, runs: Iterable[Path], how: str) -> ModelCard:
             by_sequences={names: scores[names] for names in chosen} if card.any_subset else {},
         ),
         calibration=Calibration(fits[own], {names: fits[names] for names in chosen} if card.any_subset else {}),
+    )
+
+
+def compared(own: Iterable[PatientScore], other: Iterable[PatientScore], card: ModelCard, sequences: str) -> Beside:
+    """A model beside another on the real patients whom both were measured on and neither has learnt from.
+
+    Args:
+        own: Scores of the networks of the model's recipe.
+        other: Scores of those of the other's.
+        card: The other model's.
+        sequences: What both look at: ``"t1+flair"``.
+
+    Raises:
+        UserError: There is no such patient, or the other's card has no figures with these sequences.
+    """
+    mine, theirs = (
+        [score for score in scores if (score.sequences, score.cohort) == (sequences, comparison.REAL)]
+        for scores in (own, other)
+    )
+    cases = {score.case for score in mine} & {score.case for score in theirs}
+    published = card.scores(Sequence(name) for name in sequences.split("+"))
+    if not cases or published is None:
+        raise UserError(
+            f"The model cannot be compared with {card.name} on {sequences}",
+            "no patient was scored with both" if published else "its card has no figures for them",
+            "Score both on the same patients.",
+        )
+    return Beside(
+        model=card.name,
+        title=card.title,
+        version=card.version,
+        sequences=sequences,
+        patients=len(cases),
+        own=_of_patients([score for score in mine if score.case in cases]),
+        other=_of_patients([score for score in theirs if score.case in cases]),
+        published=dict(published),
     )
 
 
