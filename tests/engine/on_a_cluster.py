@@ -1,4 +1,6 @@
-"""A batch on a Dask cluster of two processes, one of which is killed: ``python -m tests.engine.on_a_cluster OUT``.
+"""A batch on a Dask cluster of two processes, one of which is killed: ``python -m tests.engine.on_a_cluster OUT [COHORT]``.
+
+With a cohort a batch of it is begun in OUT first.
 
 A program of its own, as Dask's threads outlive their cluster. Prints what became of it in JSON.
 """
@@ -14,12 +16,14 @@ import psutil
 from distributed import LocalCluster
 
 from engine.batch import Batch, Event, Progressed
+from engine.batch_plan import plan
 
 
 def main() -> None:
     """Carry the batch out."""
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    going = Batch.open(Path(sys.argv[1]))
+    out = Path(sys.argv[1])
+    going = Batch.create(plan([Path(sys.argv[2])]), out) if len(sys.argv) > 2 else Batch.open(out)
     killed: list[str] = []
     with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
         computing = {worker.process.process.pid for worker in cluster.workers.values()}
