@@ -1,6 +1,6 @@
-"""A batch on a Dask cluster of two processes, one of which is killed: ``python -m tests.engine.on_a_cluster OUT [COHORT]``.
+"""A batch on a Dask cluster of two processes, one of which is killed.
 
-With a cohort a batch of it is begun in OUT first.
+``python -m tests.engine.on_a_cluster OUT [COHORT]``; with a cohort a batch of it is begun in OUT first.
 
 A program of its own, as Dask's threads outlive their cluster. Prints what became of it in JSON.
 """
