@@ -38,11 +38,13 @@ def third_party(files: Iterable[str]) -> str:
     }
     carried: dict[str, metadata.Distribution] = {}
     others: set[str] = set()
+    # Copies that were changed for the program are still theirs.
+    theirs = {Path(file).name for file in owners} | {Path(sysconfig.get_config_var("INSTSONAME") or "").name}
     environment = tuple(str(Path(path).resolve()) for path in (sys.prefix, sys.base_prefix))
     for file in {str(Path(file).resolve()) for file in files}:
         if file in owners:
             carried[owners[file].name.lower()] = owners[file]
-        elif not file.startswith(environment) and ".so" in Path(file).name:
+        elif not file.startswith(environment) and ".so" in Path(file).name and Path(file).name not in theirs:
             others.add(file)
     # The bootloader of PyInstaller is part of every program it builds.
     carried["pyinstaller"] = metadata.distribution("pyinstaller")
@@ -62,14 +64,17 @@ def _of(dist: metadata.Distribution) -> Part:
     classified = [
         line.split("::")[-1].strip() for line in about.get_all("Classifier") or [] if line.startswith("License")
     ]
-    short = next(iter((about.get("License") or "").strip().splitlines()), "")
-    terms = about.get("License-Expression") or short or ", ".join(classified)
+    # Some put the whole text where its name belongs.
+    told = (about.get("License") or "").strip()
+    named = told if "\n" not in told and len(told) < 80 else ""
+    terms = about.get("License-Expression") or named or ", ".join(classified)
     texts = []
     for file in dist.files or ():
         path = Path(str(dist.locate_file(file)))
         beside = ".dist-info" in str(file) or len(file.parts) <= 2
         if beside and _TEXT.search(file.name) and file.suffix not in (".py", ".pyc", ".h") and path.is_file():
             texts.append(path.read_text(encoding="utf-8", errors="replace").strip())
+    texts += [told] if told != named else []
     if not terms and not texts:
         raise ValueError(f"{dist.name} says nothing of its licence; look it up before building")
     pages = [line.split(",", 1)[1].strip() for line in about.get_all("Project-URL") or []]
