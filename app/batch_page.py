@@ -815,6 +815,11 @@ class Detail(QScrollArea):
         row.addWidget(self.turn_button)
         row.addStretch()
         column.addLayout(row)
+        # Below the buttons, as there may be many of them.
+        self._notes = QVBoxLayout()
+        self._notes.setContentsMargins(16, 12, 16, 0)
+        self._notes.setSpacing(8)
+        column.addLayout(self._notes)
         column.addStretch()
         self._rows: list[Row] = []
         self._act: Callable[[list[str]], object] = model.retry
@@ -841,6 +846,7 @@ class Detail(QScrollArea):
 
     def _write(self, said: list[tuple[str, str]]) -> None:
         clear(self._words)
+        clear(self._notes)
         for kind, words in said:
             if kind in ("note", "grave"):
                 box = QFrame()
@@ -849,8 +855,7 @@ class Detail(QScrollArea):
                 inside = QVBoxLayout(box)
                 inside.setContentsMargins(12, 9, 10, 9)
                 inside.addWidget(_selectable(label(words, "", wrap=True)))
-                self._words.addSpacing(2)
-                self._words.addWidget(box)
+                self._notes.addWidget(box)
             elif kind == "gap":
                 self._words.addSpacing(6)
             else:
