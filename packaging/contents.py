@@ -1,6 +1,6 @@
 """What the built program carries, and what of its libraries it leaves behind.
 
-Everything left out here was tried: the built program's self-test and a whole training run without it. What each part
+Everything left out here was tried: the built program's self-test passes without it. What each part
 weighs is in docs/results/frozen.md.
 """
 

@@ -14,7 +14,7 @@ PACKAGE = Path(get_module_file_attribute("torch")).parent
 
 # Some modules read their own source when they are imported: settings with comments that mean something, and functions
 # that TorchScript compiles.
-READS_ITSELF = re.compile(r"install_config_module\(|@torch\.jit\.script\b|torch\.jit\.script\(|_overload\b")
+READS_ITSELF = re.compile(r"install_config_module\(|@torch\.jit\.script\b|torch\.jit\.script\(|_overload(_method)?\b")
 
 
 def _reads_itself(file: Path) -> bool:
