@@ -456,6 +456,7 @@ def test_adding_is_stopped_by_a_word_and_the_app_is_as_usable_as_before(growing:
     needs_more(growing, "more")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         # An index that takes the call and never answers.
+        silent.settimeout(60)
         where = f"http://127.0.0.1:{silent.getsockname()[1]}/simple"
         process = subprocess.Popen(
             [sys.executable, str(growing / "start.py"), "--install", "torch"],
